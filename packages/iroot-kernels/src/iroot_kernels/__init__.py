@@ -1,0 +1,40 @@
+"""Coupled iterations for inverse p-th roots, made of matrix products and nothing else.
+
+Takes coefficients as plain numbers, so any schedule will do; see `iroot_coeffs` for optimal ones.
+"""
+
+from iroot_kernels._chain import binary_chain
+from iroot_kernels._coupled import CoupledIteration
+from iroot_kernels._polynomial import Polynomial, apply_polynomial, increment
+from iroot_kernels._precision import PRECISIONS, Precision, precision
+from iroot_kernels._products import Products
+from iroot_kernels._quadratic import (
+    inverse_proot_pe_quadratic_coupled,
+    inverse_proot_pe_quadratic_uncoupled,
+    inverse_solve_pe_quadratic_coupled,
+    quadratics,
+)
+from iroot_kernels._triple import TripleIteration
+from iroot_kernels._uncoupled import UncoupledIteration
+from iroot_kernels._workspace import Workspace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRECISIONS",
+    "CoupledIteration",
+    "Polynomial",
+    "Precision",
+    "Products",
+    "TripleIteration",
+    "UncoupledIteration",
+    "Workspace",
+    "apply_polynomial",
+    "binary_chain",
+    "increment",
+    "inverse_proot_pe_quadratic_coupled",
+    "inverse_proot_pe_quadratic_uncoupled",
+    "inverse_solve_pe_quadratic_coupled",
+    "precision",
+    "quadratics",
+]

@@ -1,0 +1,39 @@
+"""Named buffers."""
+
+import torch
+from iroot_kernels import Workspace
+
+
+def test_a_buffer_is_made_once_per_shape_dtype_and_name():
+    ws = Workspace()
+    first = ws.buffer("Y", (2, 3, 3), torch.float32, "cpu")
+    assert ws.buffer("Y", [2, 3, 3], torch.float32, torch.device("cpu")) is first
+    assert ws.buffer("X", (2, 3, 3), torch.float32, "cpu") is not first
+    assert ws.nbytes == 2 * 2 * 9 * 4
+    wider = ws.buffer("Y", (2, 3, 3), torch.float64, "cpu")
+    assert wider.dtype is torch.float64
+    assert ws.nbytes == 2 * 9 * (4 + 8)
+    assert ws.buffer("Y", (1, 3, 3), torch.float64, "cpu").shape == (1, 3, 3)
+    assert ws.like("Z", wider).shape == wider.shape
+
+
+def test_other_is_never_the_one_held():
+    ws, held = Workspace(), torch.zeros(1, 2, 2)
+    for _ in range(4):
+        following = ws.other("X", held)
+        assert following is not held
+        held = following
+    assert ws.nbytes == 2 * 4 * 4
+
+
+def test_a_buffer_made_in_inference_mode_serves_outside_it():
+    ws = Workspace()
+    with torch.inference_mode():
+        ws.buffer("Y", (2, 2), torch.float32, "cpu")
+    ws.buffer("Y", (2, 2), torch.float32, "cpu").zero_()
+
+
+def test_the_recorder_of_allocations_sees_one(allocations):
+    with allocations(9) as seen:
+        torch.ones(3, 3).view(9).add_(1)
+    assert len(seen.made) == 1
