@@ -1,0 +1,44 @@
+"""Inverse p-th roots, (A + ridge·I)^(-1/p)·B: true to the matrix that was passed, with the error reported."""
+
+from iroot_solve._apply import apply_inverse_root_auto
+from iroot_solve._config import PrecondConfig, ScheduleConfig
+from iroot_solve._errors import (
+    IrootError,
+    NonFiniteInputError,
+    NotPositiveDefiniteError,
+    PreconditionerIgnoredWarning,
+    SingularMatrixError,
+    StagnationError,
+    StagnationWarning,
+)
+from iroot_solve._explain import Explanation, explain
+from iroot_solve._result import SolveResult, SolveStats, SolveWorkspace, Status
+from iroot_solve._root import inverse_root, inverse_root_apply
+from iroot_solve._schedules import build_pe_schedules, build_schedule
+from iroot_solve._spd import solve_spd
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Explanation",
+    "IrootError",
+    "NonFiniteInputError",
+    "NotPositiveDefiniteError",
+    "PrecondConfig",
+    "PreconditionerIgnoredWarning",
+    "ScheduleConfig",
+    "SingularMatrixError",
+    "SolveResult",
+    "SolveStats",
+    "SolveWorkspace",
+    "StagnationError",
+    "StagnationWarning",
+    "Status",
+    "apply_inverse_root_auto",
+    "build_pe_schedules",
+    "build_schedule",
+    "explain",
+    "inverse_root",
+    "inverse_root_apply",
+    "solve_spd",
+]

@@ -1,0 +1,70 @@
+"""Measure the table that `_cost` interpolates: `python -m iroot_solve._calibrate FILE`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SINGLE = (16, 32, 64, 128, 256, 512, 1024, 1536)
+BATCHED = (16, 32, 64, 128, 256)
+BATCH = 64
+
+
+def _median_ms(call: Callable[[], object], seconds: float = 0.4) -> float:
+    call()
+    times: list[float] = []
+    stop = time.perf_counter() + seconds
+    while len(times) < 3 or (time.perf_counter() < stop and len(times) < 200):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def _operations(A: Tensor, B: Tensor) -> dict[str, Callable[[], object]]:
+    """The calls as the solvers make them."""
+    out, thin = torch.empty_like(A), torch.empty_like(B)
+    return {
+        "mm": lambda: torch.baddbmm(A, A, A, out=out) if A.shape[0] > 1 else torch.addmm(A[0], A[0], A[0], out=out[0]),
+        "eigh": lambda: torch.linalg.eigh(A),
+        "cholesky": lambda: torch.linalg.cholesky_ex(A),
+        "skinny": lambda: torch.bmm(A, B, out=thin),
+        "pass": lambda: torch.mul(A, 2.0, out=out),
+    }
+
+
+def _measure(n: int, batch: int) -> dict[str, float]:
+    """Milliseconds per matrix of every operation in both precisions."""
+    found = {}
+    for dtype, bits in ((torch.float32, 32), (torch.float64, 64)):
+        G = torch.randn(batch, n, n, dtype=dtype, generator=torch.Generator().manual_seed(n))
+        A = torch.bmm(G, G.mT) / n + torch.eye(n, dtype=dtype)
+        B = torch.randn(batch, n, 16, dtype=dtype)
+        for name, call in _operations(A, B).items():
+            found[f"{name}{bits}"] = _median_ms(call) / batch
+    return found
+
+
+def measure() -> dict[str, object]:
+    """The whole table, a minute or two."""
+    single = [_measure(n, 1) for n in SINGLE]
+    batched = [_measure(n, BATCH) for n in BATCHED]
+    return {
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "n": list(SINGLE),
+        "single": {name: [float(f"{row[name]:.4g}") for row in single] for name in single[0]},
+        "batched": {name: [float(f"{row[name]:.4g}") for row in batched] for name in batched[0]},
+    }
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(measure(), indent=1) + "\n")

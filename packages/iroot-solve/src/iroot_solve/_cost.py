@@ -1,0 +1,77 @@
+"""What things cost: measured times of the standard routines, interpolated.
+
+The table holds milliseconds for one matrix and, for batches, for one matrix of a batch of 64. It was measured by
+`python -m iroot_solve._calibrate` on a CPU with two AVX-512 cores; only ratios decide, and they travel better than
+times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+# Passes over n×n numbers that go with one product (increments, shifts), in units of the measured pass.
+PASSES_PER_PRODUCT = 1.5
+CALL_MS = 0.012
+
+
+@lru_cache(maxsize=1)
+def table() -> dict[str, Any]:
+    """The shipped calibration."""
+    data: dict[str, Any] = json.loads(files("iroot_solve").joinpath("calibration_cpu.json").read_text())
+    return data
+
+
+def milliseconds(operation: str, n: int, batch: int = 1) -> float:
+    """Predicted time of one batched call of `operation`.
+
+    Args:
+        operation: mm, eigh, cholesky, skinny (16 columns) or pass, followed by 32 or 64, e.g. `mm32`.
+        n: Matrix size.
+        batch: Number of matrices.
+    """
+    one, many = (_interpolate(table()["n"][: len(rows)], rows, n) for rows in _rows(operation))
+    return one if batch == 1 else max(one, batch * many)  # a small batch costs its call, too
+
+
+def _rows(operation: str) -> tuple[list[float], list[float]]:
+    """Measured milliseconds for one matrix, and for each of a batch."""
+    return table()["single"][operation], table()["batched"][operation]
+
+
+def _interpolate(sizes: list[int], times: list[float], n: int) -> float:
+    """Log-log between sizes; n³ beyond the last, the first time below the first."""
+    if n <= sizes[0]:
+        return times[0]
+    if n >= sizes[-1]:
+        return times[-1] * (n / sizes[-1]) ** 3
+    i = bisect_left(sizes, n)
+    share = math.log(n / sizes[i - 1]) / math.log(sizes[i] / sizes[i - 1])
+    return float(times[i - 1] * (times[i] / times[i - 1]) ** share)
+
+
+def iteration_ms(n: int, batch: int, square: float, columns: float, steps: int, bits: int) -> float:
+    """A coupled iteration: products, the passes between them, products with thin matrices, calls."""
+    product = milliseconds(f"mm{bits}", n, batch) + PASSES_PER_PRODUCT * milliseconds(f"pass{bits}", n, batch)
+    thin = milliseconds(f"skinny{bits}", n, batch) * columns / 16
+    return square * product + thin + CALL_MS * (10 * steps + 20)
+
+
+def eigh_ms(n: int, k: int, batch: int, bits: int) -> float:
+    """One eigh and two products with k columns (k = n: the root)."""
+    return milliseconds(f"eigh{bits}", n, batch) + _applied(n, 2 * k if k < n else k, batch, bits)
+
+
+def cholesky_ms(n: int, k: int, batch: int, bits: int) -> float:
+    """One Cholesky factorisation and two triangular solves with k columns."""
+    return milliseconds(f"cholesky{bits}", n, batch) + _applied(n, 2 * k, batch, bits)
+
+
+def _applied(n: int, columns: int, batch: int, bits: int) -> float:
+    """Products with `columns` columns: thin ones by bandwidth, wide ones by arithmetic."""
+    thin = milliseconds(f"skinny{bits}", n, batch) * columns / 16
+    return min(thin, milliseconds(f"mm{bits}", n, batch) * max(1.0, columns / n)) if columns > 16 else thin

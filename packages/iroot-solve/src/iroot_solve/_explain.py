@@ -1,0 +1,117 @@
+"""What would be done, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from iroot_solve._choose import Candidate, Task, candidates, choose
+from iroot_solve._problem import TOLERANCES, read_exponent
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The plan that would be used, and the others.
+
+    Attributes:
+        task: The shapes and the tolerance.
+        kappa: The assumed condition number.
+        chosen: What `auto` would do.
+        candidates: Every way that applies, cheapest predicted time first.
+        device: Where; the calibration is that of a CPU so far.
+    """
+
+    task: Task
+    kappa: float
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    device: str
+
+    @property
+    def strategy(self) -> str:
+        return self.chosen.strategy
+
+    @property
+    def precision(self) -> str:
+        return self.chosen.precision
+
+    @property
+    def products(self) -> float:
+        """n×n×n products of the chosen plan."""
+        return self.chosen.products
+
+    @property
+    def error(self) -> float:
+        """Predicted relative error."""
+        return self.chosen.error
+
+    def reason(self, candidate: Candidate) -> str:
+        """Why a candidate was or was not taken."""
+        good = self.task.meets(candidate.error)
+        if candidate == self.chosen:
+            return "chosen: the cheapest that meets tol" if good else "chosen: the most accurate"
+        return "slower" if good else "predicted error too large"
+
+    def __str__(self) -> str:
+        t = self.task
+        head = (
+            f"A^({t.exponent}), n={t.n}, k={t.k}, batch {t.batch}, κ={self.kappa:.3g}, tol={t.tol:g} on {self.device}: "
+            f"{self.strategy} in {self.precision}"
+        )
+        rows = [
+            f"  {c.strategy:16s} {c.precision:6s} {c.products:6.1f} products {c.milliseconds:10.3f} ms  "
+            f"error {c.error:.1e}  {self.reason(c)}"
+            for c in self.candidates
+        ]
+        return "\n".join([head, *rows])
+
+
+def explain(
+    n: int,
+    k: int,
+    p: int = 2,
+    kappa: float = 1e4,
+    tol: float | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    batch: int = 1,
+    *,
+    exponent: Fraction | None = None,
+) -> Explanation:
+    """The plan that would be used: strategy, precision, products, predicted error and time, and why the others lost.
+
+    Args:
+        n: Matrix size.
+        k: Right-hand columns; k = n asks for the root itself.
+        p: p ≥ 1.
+        kappa: Condition number to assume.
+        tol: Target of the relative error; the dtype's default.
+        device: Where it would run.
+        dtype: Of the inputs.
+        batch: Number of matrices.
+        exponent: Another power, instead of −1/p.
+
+    Returns:
+        An `Explanation`; printing it gives the table.
+
+    Raises:
+        TypeError, ValueError: An argument out of range, by name.
+
+    Example:
+        >>> from iroot_solve import explain
+        >>> explain(n=2048, k=16, p=1, kappa=100.0).strategy
+        'cholesky'
+    """
+    if dtype not in TOLERANCES:
+        raise TypeError(f"dtype={dtype} is not one of {', '.join(str(d) for d in TOLERANCES)}")
+    if n < 1 or k < 1 or batch < 1:
+        raise ValueError(f"n={n}, k={k} and batch={batch} must be ≥ 1")
+    if not 1 <= kappa <= 1e14:
+        raise ValueError(f"kappa={kappa!r} must lie in [1, 1e14]")
+    power = read_exponent(None if exponent is not None else p, exponent)
+    precisions = ("fp64",) if dtype is torch.float64 else ("fp32", "fp64")
+    task = Task(n, k, batch, power, TOLERANCES[dtype] if tol is None else tol, k == n, precisions=precisions)
+    low, high = 1 / kappa, 1.0
+    return Explanation(task, kappa, choose(task, low, high), tuple(candidates(task, low, high)), str(device))

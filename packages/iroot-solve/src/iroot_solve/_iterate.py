@@ -1,0 +1,241 @@
+"""A^α by the coupled iteration: the root form, or acting on B with the factors kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from iroot_coeffs import Schedule, addition_chain
+from iroot_kernels import CoupledIteration, Products, Workspace, apply_polynomial
+from iroot_precond import ritz_extremes
+from torch import Tensor
+
+from iroot_solve._bridge import polynomial
+from iroot_solve._certificate import Action, Power
+from iroot_solve._choose import on_grid
+from iroot_solve._outcome import Outcome
+from iroot_solve._thin import thin
+
+# About an L2 cache: the iterates of a chunk of the batch stay in it and cause no traffic to memory.
+CHUNK_BYTES = 2 << 20
+BUFFERS = 6
+RESUME_STEPS = 12
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One coupled iteration to run.
+
+    Attributes:
+        S: `(b, n, n)` in the storage dtype of `precision`.
+        B: `(b, n, k)` in the same dtype, or `None` for the root.
+        schedule: The steps; its exponent says what X starts from and how often each q is applied.
+        direct: Act on B and keep the factors, instead of forming the root.
+        precision: Of the products.
+        ws: Buffers.
+        tol: Of the result; more steps are due where the last one leaves more than half of it.
+        replan: Lower and upper end of a spectrum ↦ a schedule for it.
+    """
+
+    S: Tensor
+    B: Tensor | None
+    schedule: Schedule
+    direct: bool
+    precision: str
+    ws: Workspace
+    tol: float
+    replan: Callable[[float, float], Schedule]
+
+    def run(self) -> Outcome:
+        """All steps of the schedule."""
+        products = Products(self.precision)
+        if self.direct:
+            state = self._start(self.S, self._on(self.B), products)
+            self._take(state, self.schedule)
+            return self._outcome(state, self._direct_action(state), state.X, _Work(), self._resume_direct)
+        return self._root(self.S, None, self.schedule, products, self._resume_root)
+
+    def _root(
+        self, S: Tensor, start: Tensor | None, schedule: Schedule, products: Products, resume: Resume | None
+    ) -> Outcome:
+        """The root, chunk by chunk; Y and X before the last step are kept for `resume`."""
+        X, before = self.ws.like("root", S), _Work.of(products)
+        for first in range(0, S.shape[0], self._chunk()):
+            part = slice(first, first + self._chunk())
+            state = self._start(S[part], self._on(None, part) if start is None else start[part], products)
+            for step in schedule.steps[:-1]:
+                state.step(polynomial(step))
+            if resume is not None and state.X is not None and len(schedule) > 1:
+                self.ws.like("Y before", S)[part].copy_(state.Y)
+                self.ws.like("X before", S)[part].copy_(state.X)
+            state.step(polynomial(schedule.steps[-1]), last=True)
+            assert state.X is not None
+            torch.add(state.X, state.X.mT, out=X[part]).mul_(0.5)
+        return self._outcome(state, self._root_action(X), self._times_B(X), before, resume)
+
+    def _chunk(self) -> int:
+        """Matrices whose iterates fit into the cache together."""
+        if self.S.device.type != "cpu" or self.schedule.exponent > 0:
+            return self.S.shape[0]
+        return max(1, CHUNK_BYTES // (BUFFERS * self.S.shape[-1] ** 2 * self.S.element_size()))
+
+    def _on(self, B: Tensor | None, part: slice = slice(None)) -> Tensor | None:
+        """What X starts from: I (as None) or B; for a positive exponent A or A·B."""
+        if self.schedule.exponent < 0:
+            return B
+        return self.S[part] if B is None else torch.bmm(self.S[part], B)
+
+    def _start(self, S: Tensor, start: Tensor | None, products: Products) -> CoupledIteration:
+        return CoupledIteration(
+            S,
+            start,
+            p=self.schedule.p,
+            power=self.schedule.power,
+            chain=addition_chain(self.schedule.p),
+            precision=products,
+            workspace=self.ws,
+            keep=self.direct,
+        )
+
+    def _take(self, state: CoupledIteration, schedule: Schedule) -> None:
+        """Every step on B; the last by Clenshaw where that is cheaper."""
+        *body, end = schedule
+        for step in body:
+            state.step(polynomial(step))
+        assert state.X is not None
+        columns = state.X.shape[-1]
+        if schedule.terminal_is_skinny(columns / self.S.shape[-1]):
+            state.finish(polynomial(end))
+        else:
+            state.step(polynomial(end), last=True)
+
+    def _times_B(self, X: Tensor) -> Tensor:
+        return X if self.B is None else torch.bmm(X, self.B, out=self.ws.like("Z", self.B))
+
+    def _root_action(self, X: Tensor) -> Power:
+        wide: list[Tensor] = []
+
+        def power(j: int, V: Tensor) -> Tensor:
+            if not wide:
+                wide.append(X if X.dtype is V.dtype else self.ws.buffer("wide", X.shape, V.dtype, X.device).copy_(X))
+            for _ in range(j):
+                V = thin(wide[0], V)
+            return V
+
+        return power
+
+    def _direct_action(self, state: CoupledIteration) -> Power:
+        def power(j: int, V: Tensor) -> Tensor:
+            for i in range(j):
+                V = V if self.schedule.exponent < 0 else torch.bmm(self.S.to(V.dtype), V)
+                V = state.apply(V, f"certificate{i % 2}")
+            return V if j == 0 else V.clone()
+
+        return power
+
+    def _drift(self, state: CoupledIteration) -> Action:
+        """W ↦ (1 − q/s)·(Y·q(Y)^s − I)·W with the last step's q, which was not applied to Y: the truncation error.
+
+        W = A·X^(s−q) tends to A^(q/s) as Y = A·X^s tends to I.
+        """
+        q, exact = state.last, Products("fp64")
+        assert q is not None
+
+        def drift(W: Tensor) -> Tensor:
+            Y = self.ws.buffer("wide Y", state.Y.shape, W.dtype, W.device).copy_(state.Y)
+            U = torch.bmm(Y, W)
+            for i in range(self.schedule.p):
+                U = apply_polynomial(q, Y, U, exact, self.ws, f"drift{i % 2}")
+            return (U - W) * (state.power / self.schedule.p)
+
+        return drift
+
+    def _outcome(
+        self, state: CoupledIteration, power: Power, Z: Tensor | None, before: _Work, resume: Resume | None
+    ) -> Outcome:
+        """The outcome, with the work done since `before`."""
+        assert Z is not None
+        done = _Work.of(state.products)
+        return Outcome(
+            Z=Z,
+            power=power,
+            judge=torch.float64,
+            roundoff=state.products.how.unit_roundoff if self.direct else torch.finfo(self.S.dtype).eps / 2,
+            strategy="direct-solve" if self.direct else "materialize-root",
+            precision=self.precision,
+            schedule=self.schedule,
+            steps=state.steps,
+            products={"square": done.square - before.square, "columns": done.columns - before.columns},
+            resume=None if resume is None else lambda: resume(state),
+            ends=not self.direct,
+            drift=self._drift(state) if self.schedule.exponent > 0 else None,
+        )
+
+    def _resume_root(self, state: CoupledIteration) -> Outcome | None:
+        """More steps from Y and X before the last one."""
+        alone = len(self.schedule) == 1
+        Y = self.S if alone else self.ws.like("Y before", self.S)
+        rest = self._rest(Y)
+        if rest is None:
+            return None
+        start = None if alone else self.ws.like("X before", self.S)
+        outcome = self._root(Y, start, rest, state.products, None)
+        outcome.schedule = Extended(len(self.schedule) - 1, rest)
+        return outcome
+
+    def _resume_direct(self, state: CoupledIteration) -> Outcome | None:
+        """More steps on B: the last step did not touch Y, and only its X is lost."""
+        rest = self._rest(state.Y)
+        if rest is None:
+            return None
+        before = _Work.of(state.products)
+        state.undo_last()
+        self._take(state, rest)
+        outcome = self._outcome(state, self._direct_action(state), state.X, before, None)
+        outcome.schedule, outcome.steps = Extended(len(self.schedule) - 1, rest), len(rest)
+        return outcome
+
+    def _rest(self, Y: Tensor) -> Schedule | None:
+        """The plan for Y before the last step, where its spectrum leaves the planned interval.
+
+        `None` where the last step's q serves the spectrum that is there: then more steps would not help.
+        """
+        low, high, beta = ritz_extremes(lambda V: thin(Y, V), Y, RESUME_STEPS)
+        smallest, largest, bound = torch.stack((low.amin(), high.amax(), (high + beta).amax())).tolist()
+        if not (0 < smallest <= largest < math.inf) or not self._unfinished((smallest, largest)):
+            return None
+        # Ritz values lie inside the spectrum: twice as far from 1, or half as large.
+        return self.replan(*on_grid(max(smallest / 2, 2 * smallest - 1), max(bound, self.schedule.steps[-1].hi)))
+
+    def _unfinished(self, eigenvalues: tuple[float, ...]) -> bool:
+        """Whether the last step leaves an eigenvalue of Y with a truncation error above tol/2."""
+        end, p = self.schedule.steps[-1], self.schedule.p
+        return any(abs(float(end(y)) * y ** (1 / p) - 1) > self.tol / 2 for y in eigenvalues)
+
+
+Resume = Callable[[CoupledIteration], "Outcome | None"]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Work done so far."""
+
+    square: int = 0
+    columns: int = 0
+
+    @classmethod
+    def of(cls, products: Products) -> _Work:
+        return cls(products.square, products.columns)
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A schedule of which the first `taken` steps were followed by another one, planned on the iterate."""
+
+    taken: int
+    rest: Schedule
+
+    def __str__(self) -> str:
+        return f"{self.taken} steps, then from the iterate {self.rest}"

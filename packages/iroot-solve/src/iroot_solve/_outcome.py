@@ -1,0 +1,46 @@
+"""What a strategy hands back, for the scaled problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from iroot_solve._certificate import Action, Power
+
+
+@dataclass
+class Outcome:
+    """Z = A_s^exponent·B_s as computed, and what is needed to judge it.
+
+    Attributes:
+        Z: `(b, n, k)` in the precision it was computed in; a buffer of the workspace.
+        power: The action of powers of the computed root.
+        judge: dtype in which the residual is to be evaluated.
+        roundoff: Unit roundoff of the products that applied the root to B.
+        strategy: Its name.
+        precision: Its precision.
+        steps: Steps of the iteration.
+        products: Work by kind.
+        schedule: The plan.
+        eigenvalues: `(b, n)` ascending, where the strategy found them.
+        resume: Goes on from before the last step, for a spectrum whose lower end is smaller than planned.
+        ends: The root is cheap to apply, so that the certificate may do so often.
+        drift: W ↦ an error of W = X·V that the residuals of powers of X cannot see.
+    """
+
+    Z: Tensor
+    power: Power
+    judge: torch.dtype
+    roundoff: float
+    strategy: str
+    precision: str
+    schedule: object
+    steps: int = 0
+    products: dict[str, int] = field(default_factory=dict)
+    eigenvalues: Tensor | None = None
+    resume: Callable[[], Outcome | None] | None = None
+    drift: Action | None = None
+    ends: bool = True

@@ -1,0 +1,172 @@
+"""Reading the arguments: shapes, dtypes, exponents. Everything that can be refused without looking at a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Z = A^exponent·B with A `(b, n, n)` and B `(b, n, k)`, as flat batches of what was passed.
+
+    Attributes:
+        A: `(b, n, n)`, the caller's numbers (a view or an expansion).
+        B: `(b, n, k)`, or `None` for the root itself.
+        exponent: −q/s or q/s.
+        tol: Target of the relative error.
+        batch: The shape of the result's batch.
+        shape: The shape of Z.
+        folded: B's batch was folded into its columns, because one A serves all of it.
+    """
+
+    A: Tensor
+    B: Tensor | None
+    exponent: Fraction
+    tol: float
+    batch: torch.Size
+    shape: torch.Size
+    folded: bool
+
+    @property
+    def n(self) -> int:
+        return self.A.shape[-1]
+
+    @property
+    def count(self) -> int:
+        return self.A.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """k, with the root itself counted as n columns."""
+        return self.n if self.B is None else self.B.shape[-1]
+
+    @property
+    def storage(self) -> torch.dtype:
+        """float64 stays, everything else is stored as float32."""
+        return torch.float64 if self.A.dtype is torch.float64 else torch.float32
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Of the input's dtype."""
+        return torch.finfo(self.A.dtype).eps / 2
+
+    @property
+    def empty(self) -> bool:
+        return self.A.numel() == 0 or self.columns == 0
+
+    def restore(self, Z: Tensor) -> Tensor:
+        """`(b, n, k)` back in the shape that the caller expects."""
+        if self.folded:
+            Z = Z.reshape(self.n, self.batch.numel(), self.shape[-1]).movedim(1, 0)
+        return Z.reshape(self.shape)
+
+
+def read_problem(
+    A: Tensor, B: Tensor | None, *, p_val: int | None, exponent: Fraction | None, tol: float | None
+) -> Problem:
+    """Check and flatten the arguments.
+
+    Raises:
+        TypeError: Not a tensor, a complex, integer or unsupported dtype, or B of another dtype.
+        ValueError: Shapes, devices, p_val, exponent or tol out of range; an input that requires a gradient.
+    """
+    _check_matrix("A", A)
+    power = read_exponent(p_val, exponent)
+    if tol is None:
+        tol = TOLERANCES[A.dtype]
+    if not 0 < tol < 1:
+        raise ValueError(f"tol={tol!r} must lie in (0, 1)")
+    if B is None:
+        return Problem(A.reshape(A.shape[:-2].numel(), *A.shape[-2:]), None, power, tol, A.shape[:-2], A.shape, False)
+    _check_right_hand_side(A, B)
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    columns = B.unsqueeze(-1) if vector else B
+    if columns.shape[-2] != A.shape[-1]:
+        raise ValueError(f"B has shape {tuple(B.shape)}: A is {tuple(A.shape)}, so B needs {A.shape[-1]} rows")
+    return _flatten(A, columns, power, tol, vector)
+
+
+def _flatten(A: Tensor, B: Tensor, exponent: Fraction, tol: float, vector: bool) -> Problem:
+    n, k = B.shape[-2:]
+    try:
+        batch: torch.Size = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ValueError(
+            f"the batches of A {tuple(A.shape)} and B {tuple(B.shape)} do not broadcast: {tuple(A.shape[:-2])} and "
+            f"{tuple(B.shape[:-2])}"
+        ) from None
+    shape = torch.Size((*batch, n)) if vector else torch.Size((*batch, n, k))
+    if A.ndim == 2 and len(batch):
+        folded = B.reshape(batch.numel(), n, k).movedim(0, 1).reshape(1, n, batch.numel() * k)
+        return Problem(A.reshape(1, n, n), folded, exponent, tol, batch, shape, True)
+    flat_A = A.expand(*batch, n, n).reshape(batch.numel(), n, n)
+    flat_B = B.expand(*batch, n, k).reshape(batch.numel(), n, k)
+    return Problem(flat_A, flat_B, exponent, tol, batch, shape, False)
+
+
+def read_exponent(p_val: int | None, exponent: Fraction | None) -> Fraction:
+    """The power of A: −1/p_val, or `exponent` as given.
+
+    Raises:
+        TypeError: Not an integer, or not a Fraction (an int is one).
+        ValueError: Both or neither given, p_val < 1, exponent 0.
+    """
+    if (p_val is None) == (exponent is None):
+        raise ValueError("give either p_val (A^(-1/p_val)) or exponent (A^exponent), not both")
+    if exponent is not None:
+        if isinstance(exponent, bool) or not isinstance(exponent, (Fraction, int)):
+            raise TypeError(f"exponent must be a fractions.Fraction, e.g. Fraction(-1, 3), not {exponent!r}")
+        if exponent == 0:
+            raise ValueError("exponent=0 gives B itself; pass a non-zero Fraction")
+        return Fraction(exponent)
+    if isinstance(p_val, bool) or not isinstance(p_val, int):
+        raise TypeError(f"p_val must be an int, not {p_val!r}; other powers go through exponent=Fraction(q, s)")
+    if p_val < 1:
+        raise ValueError(f"p_val={p_val} must be ≥ 1; other powers go through exponent=Fraction(q, s)")
+    return Fraction(-1, p_val)
+
+
+def _check_matrix(name: str, A: Tensor) -> None:
+    if not isinstance(A, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, not {type(A).__name__}; use torch.as_tensor({name})")
+    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
+        raise ValueError(f"{name} must be square, shape (..., n, n), not {tuple(A.shape)}")
+    _check_dtype(name, A)
+    _check_gradient(name, A)
+
+
+def _check_dtype(name: str, A: Tensor) -> None:
+    if A.layout is not torch.strided:
+        raise TypeError(f"{name} is sparse ({A.layout}); pass {name}.to_dense()")
+    if A.is_complex():
+        raise TypeError(f"{name} is complex ({A.dtype}); only real matrices are supported")
+    if A.dtype not in TOLERANCES:
+        names = ", ".join(str(dtype) for dtype in TOLERANCES)
+        raise TypeError(f"{name} has dtype {A.dtype}; supported: {names}. Convert it, e.g. {name}.to(torch.float32)")
+
+
+def _check_gradient(name: str, A: Tensor) -> None:
+    if A.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name} requires a gradient, and there is none through this function yet: pass {name}.detach() or call it "
+            "under torch.no_grad()"
+        )
+
+
+def _check_right_hand_side(A: Tensor, B: Tensor) -> None:
+    if not isinstance(B, torch.Tensor):
+        raise TypeError(f"B must be a torch.Tensor, not {type(B).__name__}; use torch.as_tensor(B)")
+    if B.ndim < 1:
+        raise ValueError(f"B must have shape (..., n, k) or (n,), not {tuple(B.shape)}")
+    _check_dtype("B", B)
+    if B.dtype != A.dtype:
+        raise TypeError(f"A is {A.dtype} and B is {B.dtype}; convert one of them, e.g. B.to(A.dtype)")
+    if B.device != A.device:
+        raise ValueError(f"A is on {A.device} and B on {B.device}; move one of them, e.g. B.to(A.device)")
+    _check_gradient("B", B)

@@ -1,0 +1,114 @@
+"""What a solver returns."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from iroot_kernels import Workspace
+from torch import Tensor
+
+
+class Status(enum.IntEnum):
+    """The outcome for one matrix."""
+
+    converged = 0
+    unverified = 1
+    stagnated = 2
+    singular = 3
+    not_positive_definite = 4
+    nonfinite_input = 5
+
+
+@dataclass(frozen=True)
+class SolveStats:
+    """What was done and how well it worked; tensors are shaped like the batch.
+
+    Attributes:
+        status_code: `Status` of every matrix, int8.
+        error: Estimated relative error ‖Z − Z*‖_F/‖Z*‖_F; NaN where unverified.
+        residual: ‖X^h·A·X^(p−h)·Z − Z‖_F/‖Z‖_F as measured on probes (p = 1: of ‖X·(A·Z − B)‖_F/‖Z‖_F).
+        amplification: Error of Z over error of the root X that rounding predicts, ‖X‖_F‖B‖_F/(√n·‖Z‖_F); 1 for
+            random B.
+        lambda_max: Bound of the largest eigenvalue of A + ridge, in units of A.
+        lambda_min: Estimate of the smallest (exact to rounding where `eigh` ran), in units of A.
+        kappa_proxy: lambda_max/lambda_min.
+        ridge: What was added to the diagonal, in units of A.
+        data_limited: 0 < λmin < n·u·λmax with u of the input's dtype: the digits of A, not the solver, limit the
+            answer.
+        strategy: The strategy that gave the answer (of the last rung taken).
+        precision: Its precision.
+        products: Work by kind: `square` (n×n by n×n products), `columns` (right-hand columns multiplied by an n×n
+            matrix), `eigh`, `cholesky` (factorisations of one matrix).
+        steps: Steps of the iteration.
+        fallbacks: Rungs of the ladder taken, in order.
+        precond: What the preconditioner setting did.
+    """
+
+    status_code: Tensor
+    error: Tensor
+    residual: Tensor
+    amplification: Tensor
+    lambda_max: Tensor
+    lambda_min: Tensor
+    kappa_proxy: Tensor
+    ridge: Tensor
+    data_limited: Tensor
+    strategy: str
+    precision: str
+    products: dict[str, int]
+    steps: int
+    fallbacks: tuple[str, ...] = ()
+    precond: str = "none"
+
+    @property
+    def status(self) -> Any:
+        """Names of the outcomes: one string without a batch, else nested lists (waits for the device)."""
+        return _names(self.status_code.tolist())
+
+    @property
+    def converged(self) -> Tensor:
+        """True where the estimated error meets the tolerance."""
+        return self.status_code == Status.converged
+
+
+class SolveResult(NamedTuple):
+    """Unpacks as `Z, workspace, stats, schedule`.
+
+    Attributes:
+        Z: (A + ridge·I)^(-1/p) B in the dtype of A.
+        workspace: Buffers; hand them to the next call.
+        stats: What was done.
+        schedule: The plan, one readable line when printed.
+    """
+
+    Z: Tensor
+    workspace: SolveWorkspace
+    stats: SolveStats
+    schedule: Any
+
+
+class SolveWorkspace(Workspace):
+    """The buffers of a solver. Hand the one you got to the next call of the same shapes: it allocates nothing but Z."""
+
+
+@dataclass(frozen=True)
+class DirectSchedule:
+    """Stands for the schedule where a factorisation was used."""
+
+    strategy: str
+    text: str = field(default="")
+
+    def __str__(self) -> str:
+        return self.text or self.strategy
+
+
+def _names(codes: Any) -> Any:
+    return [_names(code) for code in codes] if isinstance(codes, list) else Status(codes).name
+
+
+def unshape(values: Tensor, shape: torch.Size) -> Tensor:
+    """Per-matrix values `(b,)` in the shape of the batch; one value serves a batch of right-hand sides."""
+    return values.expand(shape.numel()).reshape(shape) if values.numel() == 1 else values.reshape(shape)

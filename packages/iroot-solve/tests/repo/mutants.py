@@ -1,0 +1,160 @@
+"""Plant one lie at a time and see the tests turn red: `python -m nox -s mutants`.
+
+Each mutant is one exact replacement in one source file of a copy of the tree, and the tests that must notice it. A
+mutant whose text is not found exactly once, or that no test notices, fails the script; so do tests that are red
+without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[4]
+PACKAGES = ("iroot-coeffs", "iroot-kernels", "iroot-precond", "iroot-solve")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One lie.
+
+    Attributes:
+        kind: What is wrong: coefficient, undo factor, update term, certificate, fallback, …
+        file: Source file under packages/.
+        old, new: The replacement.
+        tests: pytest arguments that must turn red.
+    """
+
+    kind: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
+COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
+SOLVE_SRC = "packages/iroot-solve/src/iroot_solve"
+
+MUTANTS = (
+    Mutant("coefficient", f"{COEFFS_SRC}/_quadratic.py", "-7.899396757196609", "-7.889396757196609", (COEFFS,)),
+    Mutant(
+        "coefficient", f"{KERNELS_SRC}/_polynomial.py", "alpha=m[2], beta=m[1]", "alpha=m[2], beta=-m[1]", (KERNELS,)
+    ),
+    Mutant("proof", f"{COEFFS_SRC}/_step.py", "c * factor**-a for c", "c * factor**a for c", (COEFFS,)),
+    Mutant("undo factor", f"{PRECOND_SRC}/_scaling.py", "torch.exp2(rest.to", "torch.exp2(-rest.to", (PRECOND,)),
+    Mutant(
+        "undo factor", f"{SOLVE_SRC}/_case.py", "long() * exponent.numerator", "long() * -exponent.numerator", (SOLVE,)
+    ),
+    Mutant("undo factor", f"{SOLVE_SRC}/_case.py", "long() * exponent.denominator", "long()", (SOLVE,)),
+    Mutant("update term", f"{KERNELS_SRC}/_coupled.py", "C=self.Y, beta=a_i", "C=self.Y, beta=1.0", (KERNELS,)),
+    Mutant(
+        "update term",
+        f"{KERNELS_SRC}/_coupled.py",
+        "self.products(R_i, self.Y,",
+        "self.products(self.Y, R_i,",
+        (KERNELS,),
+    ),
+    Mutant(
+        "update term", f"{KERNELS_SRC}/_triple.py", "self.products(R, self.X,", "self.products(self.X, R,", (KERNELS,)
+    ),
+    Mutant(
+        "ridge",
+        f"{SOLVE_SRC}/_matrix.py",
+        "self.ridge + self.ridge_rel * mean",
+        "self.ridge - self.ridge_rel * mean",
+        (SOLVE,),
+    ),
+    Mutant(
+        "certificate", f"{SOLVE_SRC}/_certificate.py", "else part - W for", "else 0.01 * (part - W) for", (SOLVE,)
+    ),
+    Mutant(
+        "certificate",
+        f"{SOLVE_SRC}/_certificate.py",
+        "relative.clamp(max=1 - 1e-6)) / s",
+        "relative.clamp(max=1 - 1e-6))",
+        (SOLVE,),
+    ),
+    Mutant(
+        "certificate",
+        f"{SOLVE_SRC}/_case.py",
+        "torch.where(lowest > 0, found.error, torch.inf)",
+        "found.error",
+        (SOLVE,),
+    ),
+    Mutant(
+        "fallback",
+        f"{SOLVE_SRC}/_ladder.py",
+        'return Candidate("eigh", "fp64", None, 0.0, 0.0, 0.0)',
+        "return None",
+        (SOLVE,),
+    ),
+    Mutant("fallback", f"{SOLVE_SRC}/_iterate.py", "> self.tol / 2 for y", "> 1e9 for y", (SOLVE,)),
+    Mutant(
+        "fallback",
+        f"{SOLVE_SRC}/_ladder.py",
+        "settle(part, ledger, index[failed],",
+        "settle(part, ledger, index[: len(failed)],",
+        (SOLVE,),
+    ),
+)
+
+
+def copy_tree(target: Path) -> None:
+    """What the tests need of the repository."""
+    keep = shutil.ignore_patterns("__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".hypothesis")
+    shutil.copytree(ROOT / "packages", target / "packages", ignore=keep)
+    shutil.copy(ROOT / "pyproject.toml", target / "pyproject.toml")
+
+
+def red(tree: Path, tests: tuple[str, ...]) -> bool:
+    """Whether some test fails on the sources of `tree`."""
+    paths = os.pathsep.join(str(tree / "packages" / name / "src") for name in PACKAGES)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
+    command += ["--ignore=packages/iroot-solve/tests/repo", "-m", "not gpu and not slow"]
+    done = subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"pytest could not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 1
+
+
+def plant(tree: Path, mutant: Mutant) -> None:
+    """Write the lie into the copy."""
+    path = tree / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.file}: {mutant.old!r} occurs {text.count(mutant.old)} times, not once")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="mutants whose kind or file contains this")
+    wanted = parser.parse_args().only
+    mutants = [m for m in MUTANTS if wanted in m.kind or wanted in m.file]
+    survivors = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        copy_tree(tree)
+        for mutant in mutants:
+            original = (tree / mutant.file).read_text(encoding="utf-8")
+            plant(tree, mutant)
+            noticed = red(tree, mutant.tests)
+            (tree / mutant.file).write_text(original, encoding="utf-8")
+            survivors += not noticed
+            verdict = "red" if noticed else "SURVIVED"
+            print(f"{verdict:9s}{mutant.kind:12s} {mutant.file}: {mutant.old} -> {mutant.new}", flush=True)
+        if red(tree, tuple(sorted({test for m in mutants for test in m.tests}))):
+            raise SystemExit("the tests are red without any mutant")
+    print(f"{len(mutants) - survivors} of {len(mutants)} mutants noticed; the unchanged tree is green")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The certificate against planted errors: it may not flatter, and may exaggerate by ten at most."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from iroot_solve import build_schedule
+from iroot_solve._certificate import certify, probe_signs
+
+N, K = 40, 6
+EYE = torch.eye(N, dtype=torch.float64)
+
+
+@pytest.fixture(params=[10.0, 1e3, 1e5])
+def system(request):
+    """(λ, V) of a matrix with a dense random eigenbasis."""
+    rng = np.random.default_rng(3)
+    V = torch.from_numpy(np.linalg.qr(rng.standard_normal((N, N)))[0])
+    return torch.logspace(-np.log10(request.param), 0, N, dtype=torch.float64), V
+
+
+def _estimate(system, X, exponent, B, roundoff=0.0):
+    """(estimate, true error) of Z = X·B for A^exponent·B."""
+    values, V = system
+    A = ((V * values) @ V.mT)[None]
+
+    def power(j, W):
+        for _ in range(j):
+            W = X @ W
+        return W
+
+    Z = (X @ (EYE if B is None else B))[None]
+    expected = (V * values.pow(float(exponent))) @ V.mT @ (EYE if B is None else B)
+    found = certify(power, A, None if B is None else B[None], Z, exponent, roundoff, 0)
+    return found, float(torch.dist(Z[0], expected) / torch.linalg.matrix_norm(expected))
+
+
+def _root(system, exponent, factors=1.0):
+    values, V = system
+    return (V * (values.pow(float(exponent)) * factors)) @ V.mT
+
+
+def _right_hand_sides(system):
+    _, V = system
+    B = torch.from_numpy(np.random.default_rng(5).standard_normal((N, K)))
+    return {"random": B, "wide": B @ B.mT, "smallest": V[:, :1], "largest": V[:, -1:], "root": None}
+
+
+NEGATIVE = [Fraction(-1, p) for p in (1, 2, 3, 4, 8)] + [Fraction(-2, 3), Fraction(-3, 2)]
+
+
+@pytest.mark.parametrize("exponent", NEGATIVE, ids=str)
+@pytest.mark.parametrize("size", [1e-7, 1e-4])
+def test_errors_that_commute_are_measured_exactly(system, exponent, size):
+    factors = 1 + size * torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, N))
+    X = _root(system, exponent, factors)
+    for name, B in _right_hand_sides(system).items():
+        found, error = _estimate(system, X, exponent, B)
+        # First order: up to s·size of second order; sixteen probes of a wide B: chi-squared, ×/÷ 2.
+        # Rounding: the last X of X^m·A^q·X^(s+1−m) multiplies n·u by ‖X‖ = κ^(q/s).
+        rounding = N * 2.0**-53 * float(system[0][0]) ** float(exponent)
+        room = 2.0 if name in ("wide", "root") else 1.1
+        assert error / room <= float(found.error) <= room * error + rounding
+
+
+@pytest.mark.parametrize("exponent", [Fraction(-1, p) for p in (1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize("share", [0.5, 0.9, 2.0])
+def test_one_unfinished_eigenvalue_is_never_missed(system, exponent, share):
+    factors = torch.ones(N, dtype=torch.float64)
+    factors[0] = share
+    for B in _right_hand_sides(system).values():
+        found, error = _estimate(system, _root(system, exponent, factors), exponent, B)
+        assert float(found.error) >= 0.1 * error
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4])
+@pytest.mark.parametrize("lowest", [1e-3, 1e-6, 1e-10])
+def test_an_iteration_that_stops_early_is_not_flattered(p, lowest):
+    """Quadratic steps for l = 0.05 leave one tiny eigenvalue unfinished: x far below λ^(-1/p), and above all others."""
+    values = torch.cat(
+        (torch.tensor([lowest], dtype=torch.float64), torch.linspace(0.06, 1, N - 1, dtype=torch.float64))
+    )
+    V = torch.from_numpy(np.linalg.qr(np.random.default_rng(4).standard_normal((N, N)))[0])
+    y, x = values, torch.ones(N, dtype=torch.float64)
+    for a, b, c in build_schedule("cpu", p_val=p)[0].double():
+        q = a + b * y + c * y * y
+        y, x = y * q**p, x * q
+    for B in _right_hand_sides((values, V)).values():
+        found, error = _estimate((values, V), (V * x) @ V.mT, Fraction(-1, p), B)
+        assert float(found.error) >= 0.1 * error
+
+
+@pytest.mark.parametrize("exponent", [Fraction(-1, p) for p in (1, 2, 3, 4, 8)], ids=str)
+def test_errors_that_do_not_commute(system, exponent):
+    """Rounding of a product form: an error in X that is dense and of the size of u·‖X‖."""
+    E = torch.from_numpy(np.random.default_rng(2).standard_normal((N, N)))
+    X = _root(system, exponent)
+    X = X + 1e-9 * torch.linalg.matrix_norm(X, 2) / N**0.5 * (E + E.mT)
+    s = exponent.denominator
+    for name in ("random", "wide", "root"):
+        found, error = _estimate(system, X, exponent, _right_hand_sides(system)[name])
+        assert float(found.error) >= error / max(s, 2)
+        assert float(found.error) <= 10 * error or float(found.error) > 1e-3
+
+
+@pytest.mark.parametrize("exponent", [Fraction(-1), Fraction(-1, 3), Fraction(-1, 5)], ids=str)
+def test_odd_roots_see_a_wrong_sign(system, exponent):
+    factors = torch.ones(N, dtype=torch.float64)
+    factors[-1] = -1
+    for B in _right_hand_sides(system).values():
+        found, error = _estimate(system, _root(system, exponent, factors), exponent, B)
+        assert float(found.error) >= 0.1 * error
+
+
+@pytest.mark.parametrize("exponent", [Fraction(1, 2), Fraction(1, 3), Fraction(2, 3), Fraction(3, 2)], ids=str)
+def test_positive_powers(system, exponent):
+    for size in (1e-6, 1e-3):
+        X = _root(system, exponent, 1 + size)
+        for name in ("random", "largest", "smallest"):
+            found, error = _estimate(system, X, exponent, _right_hand_sides(system)[name])
+            assert float(found.error) >= 0.1 * error
+            assert float(found.error) <= 10 * error or float(found.error) > 1e-3
+
+
+def test_what_is_not_a_number_is_an_infinite_error(system):
+    X = _root(system, Fraction(-1, 2)) * torch.nan
+    found, _ = _estimate(system, X, Fraction(-1, 2), torch.ones(N, 2, dtype=torch.float64))
+    assert bool(found.error.isinf().all())
+
+
+def test_a_zero_right_hand_side_has_no_error(system):
+    found, _ = _estimate(
+        system, _root(system, Fraction(-1, 2)), Fraction(-1, 2), torch.zeros(N, 2, dtype=torch.float64)
+    )
+    assert float(found.error) == 0.0
+
+
+def test_roundoff_is_the_floor(system):
+    X = _root(system, Fraction(-1, 2))
+    found, _ = _estimate(system, X, Fraction(-1, 2), torch.ones(N, 2, dtype=torch.float64), roundoff=1e-3)
+    assert 1e-3 <= float(found.error) <= 1e-2
+
+
+def test_matrices_of_a_batch_are_judged_alone():
+    A = torch.diag_embed(torch.linspace(0.1, 1, 8, dtype=torch.float64)).repeat(3, 1, 1)
+    X = torch.diag_embed(torch.linspace(0.1, 1, 8, dtype=torch.float64).rsqrt()).repeat(3, 1, 1)
+    X[1] *= 1.01
+    X[2] *= torch.nan
+    B = torch.ones(3, 8, 2, dtype=torch.float64)
+    found = certify(
+        lambda j, V: V if j == 0 else torch.linalg.matrix_power(X, j) @ V, A, B, X @ B, Fraction(-1, 2), 0.0, 0
+    )
+    assert float(found.error[0]) < 1e-14
+    assert float(found.error[1]) == pytest.approx(0.01, rel=0.1)
+    assert float(found.error[2]) == torch.inf
+
+
+def test_probes_are_signs_from_their_seed():
+    signs = probe_signs(20, 16, torch.device("cpu"), 3)
+    assert signs.shape == (20, 16) and bool((signs.abs() == 1).all())
+    assert torch.equal(signs, probe_signs(20, 16, torch.device("cpu"), 3))
+    assert not torch.equal(signs, probe_signs(20, 16, torch.device("cpu"), 4))

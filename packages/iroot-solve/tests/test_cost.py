@@ -1,0 +1,61 @@
+"""The cost model: measured points, interpolated; costs that grow with what they count."""
+
+import json
+
+import pytest
+from iroot_solve import _calibrate, _cost
+
+SIZES = _cost.table()["n"]
+
+
+@pytest.mark.parametrize("operation", sorted(_cost.table()["single"]))
+@pytest.mark.parametrize(("batch", "rows"), [(1, "single"), (64, "batched")])
+def test_measured_sizes_are_reproduced(operation, batch, rows):
+    for n, measured in zip(SIZES, _cost.table()[rows][operation], strict=False):
+        assert _cost.milliseconds(operation, n, batch) == pytest.approx(batch * measured)
+
+
+def test_log_log_between_sizes():
+    table = [1.0, 8.0, 64.0]
+    assert _cost._interpolate([16, 32, 64], table, 24) == pytest.approx(1.5**3)
+    assert _cost._interpolate([16, 32, 64], table, 45) == pytest.approx((45 / 16) ** 3)
+
+
+def test_beyond_the_table():
+    assert _cost._interpolate([16, 32], [1.0, 2.0], 64) == pytest.approx(16.0)  # cubic
+    assert _cost._interpolate([16, 32], [1.0, 2.0], 4) == 1.0  # calls cost what they cost
+    assert _cost.milliseconds("mm32", 8 * SIZES[-1]) == pytest.approx(512 * _cost.milliseconds("mm32", SIZES[-1]))
+
+
+@pytest.mark.parametrize("n", [16, 100, 1000])
+def test_costs_grow_with_what_they_count(n):
+    base = _cost.iteration_ms(n, 1, 8.0, 16, 3, 32)
+    assert base < _cost.iteration_ms(n, 1, 9.0, 16, 3, 32)
+    assert base < _cost.iteration_ms(n, 1, 8.0, 32, 3, 32)
+    assert base < _cost.iteration_ms(n, 1, 8.0, 16, 4, 32)
+    assert _cost.iteration_ms(n, 8, 8.0, 16, 3, 32) < _cost.iteration_ms(n, 16, 8.0, 16, 3, 32)
+    for direct in (_cost.eigh_ms, _cost.cholesky_ms):
+        assert direct(n, 4, 1, 32) <= direct(n, 64, 1, 32) <= direct(n, 64, 4, 32)
+
+
+def test_factorisations_cost_what_was_measured_and_their_products():
+    assert _cost.eigh_ms(64, 8, 1, 32) == pytest.approx(
+        _cost.milliseconds("eigh32", 64) + _cost.milliseconds("skinny32", 64) * 16 / 16
+    )
+    assert _cost.cholesky_ms(64, 1, 1, 64) < _cost.eigh_ms(64, 1, 1, 64)
+
+
+def test_the_calibration_measures_every_operation(monkeypatch):
+    monkeypatch.setattr(_calibrate, "_median_ms", lambda call, seconds=0.4: (call(), 0.5)[1])
+    monkeypatch.setattr(_calibrate, "SINGLE", (4, 8))
+    monkeypatch.setattr(_calibrate, "BATCHED", (4,))
+    found = json.loads(json.dumps(_calibrate.measure()))
+    assert set(found["single"]) == set(found["batched"]) == set(_cost.table()["single"])
+    assert found["n"] == [4, 8] and found["single"]["mm32"] == [0.5, 0.5]
+    assert found["batched"]["eigh64"] == [pytest.approx(0.5 / _calibrate.BATCH, rel=1e-3)]
+
+
+def test_the_median_of_calls_is_positive():
+    calls = []
+    assert _calibrate._median_ms(lambda: calls.append(1), seconds=0.0) >= 0.0
+    assert len(calls) >= 4  # one to warm up, three to take the median of

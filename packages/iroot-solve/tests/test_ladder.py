@@ -1,0 +1,47 @@
+"""The ledger keeps the best answer of every matrix and the work of all rungs."""
+
+import torch
+from iroot_solve._certificate import Certificate
+from iroot_solve._ladder import Ledger
+from iroot_solve._outcome import Outcome
+from iroot_solve._result import Status
+
+
+def _outcome(name, steps, **products):
+    return Outcome(torch.empty(0), lambda j, V: V, torch.float64, 0.0, name, "fp32", name, steps, products)
+
+
+def _certificate(*errors):
+    values = torch.tensor(errors, dtype=torch.float64)
+    return Certificate(values, 2 * values, 3 * values)
+
+
+def test_empty():
+    ledger = Ledger.empty(torch.empty(2, 3, 1))
+    assert ledger.codes.tolist() == [Status.stagnated] * 2
+    assert bool(ledger.error.isinf().all()) and bool(ledger.lambda_min.isnan().all())
+
+
+def test_the_first_answer_is_taken_whatever_it_is():
+    ledger = Ledger.empty(torch.zeros(2, 1, 1))
+    ledger.record(torch.arange(2), torch.ones(2, 1, 1, dtype=torch.float64), _certificate(torch.inf, 0.5))
+    assert ledger.Z.flatten().tolist() == [1.0, 1.0]
+    assert ledger.error.tolist() == [torch.inf, 0.5]
+
+
+def test_later_answers_replace_worse_ones_only():
+    ledger = Ledger.empty(torch.zeros(3, 1, 1))
+    ledger.record(torch.arange(3), torch.ones(3, 1, 1), _certificate(0.1, 0.1, 0.1))
+    ledger.account(_outcome("first", 2, square=4))
+    ledger.record(torch.tensor([0, 2]), torch.tensor([[[2.0]], [[3.0]]]), _certificate(0.2, 0.05))
+    assert ledger.Z.flatten().tolist() == [1.0, 1.0, 3.0]
+    assert ledger.error.tolist() == [0.1, 0.1, 0.05]
+    assert ledger.residual.tolist() == [0.2, 0.2, 0.1]
+
+
+def test_work_adds_up_and_the_last_rung_has_the_name():
+    ledger = Ledger.empty(torch.zeros(1, 1, 1))
+    ledger.account(_outcome("first", 2, square=4))
+    ledger.account(_outcome("second", 0, eigh=1, square=1))
+    assert ledger.products == {"square": 5, "eigh": 1} and ledger.steps == 2
+    assert (ledger.strategy, ledger.schedule) == ("second", "second")
