@@ -231,7 +231,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def gallery(session: nox.Session) -> None:
     """The table of hard spectra: true error, estimate, status and products for each p and dtype."""
-    install_tree(session)
+    install_tree(session, "mpmath")
     session.run("python", "-m", "iroot_solve.gallery", *session.posargs)
 
 

@@ -46,6 +46,7 @@ class Case:
 
     Attributes:
         matrix: A_s and its bounds.
+        ends: Smallest and largest Ritz value, NaN where nobody looked.
         B: B·2^-f with entries near 1, in the storage dtype; `None` for the root.
     """
 
@@ -53,7 +54,8 @@ class Case:
         self.problem, self.options, self.ws = problem, options, ws
         self.matrix = ScaledMatrix(problem, options.damping, options.precond, ws, options.seed)
         self.B, self._B_exponent = self._scaled_B()
-        self._ritz: tuple[Tensor, Tensor] | None = None
+        unknown = torch.full_like(self.matrix.upper, torch.nan)
+        self.ends = (unknown, unknown)
 
     def _scaled_B(self) -> tuple[Tensor | None, Tensor | None]:
         if self.problem.B is None:
@@ -66,15 +68,14 @@ class Case:
 
     def ritz(self) -> None:
         """Estimate the ends of the spectrum."""
-        self._ritz = self.matrix.ritz()
+        self.ends = self.matrix.ritz()
 
     def read(self) -> list[Facts]:
         """The numbers a plan needs, in one synchronisation."""
         upper = self.matrix.upper
-        nothing = torch.full_like(upper, torch.nan)
-        low, high = self._ritz if self._ritz is not None else (nothing, nothing)
-        finite = nothing + 1 if self.B is None else _all_finite(self.B).to(upper.dtype)
-        rows = torch.stack((upper, low, high, self.matrix.defect, finite.nan_to_num(1.0)), -1)
+        low, high = self.ends
+        finite = torch.ones_like(upper) if self.B is None else _all_finite(self.B).to(upper.dtype)
+        rows = torch.stack((upper, low, high, self.matrix.defect, finite), -1)
         return [Facts(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows.double().tolist()]
 
     @property

@@ -6,6 +6,7 @@ import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
+from iroot_solve._certificate import probe_signs
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 
@@ -33,6 +34,9 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace) -> Outcome:
             U = torch.cholesky_solve(U, factor)
         return U.to(V.dtype)
 
+    # Two steps of inverse iteration: ‖A⁻¹v‖/‖A⁻²v‖ ≥ λmin, and close to it for random v.
+    once = power(1, probe_signs(S.shape[-1], 4, S.device, 0).to(S.dtype).expand(*S.shape[:-1], 4))
+    lowest = torch.linalg.vector_norm(once, dim=(-2, -1)) / torch.linalg.vector_norm(power(1, once), dim=(-2, -1))
     if B is None:
         Z = torch.cholesky_inverse(factor, out=ws.like("Z", S))
     else:
@@ -42,6 +46,7 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace) -> Outcome:
         power=power,
         judge=torch.float64,
         roundoff=0.0,  # Z is no product X·B: its residual shows all of its error
+        lowest=lowest,
         strategy="cholesky",
         precision=name,
         schedule=DirectSchedule("cholesky", f"cholesky in {name}: L·Lᵀ·Z = B"),

@@ -60,5 +60,6 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace) -> 
         schedule=DirectSchedule("eigh", f"eigh in {name}: V·λ^({exponent})·Vᵀ·B"),
         products={"eigh": S.shape[0], "columns": columns, "square": int(B is None)},
         eigenvalues=values,
+        lowest=values[..., 0],
         drift=drift,
     )

@@ -145,10 +145,9 @@ def _climb(
 
 def _note_spectrum(case: Case, ledger: Ledger, index: Tensor, outcome: Outcome) -> Tensor:
     """Record λmin where eigenvalues were found; True where float64 ones do not show a definite matrix."""
-    if outcome.eigenvalues is None:
-        return torch.zeros_like(index, dtype=torch.bool)
-    ledger.lambda_min[index] = torch.ldexp(outcome.eigenvalues[..., 0].double(), case.matrix.exponent)
-    if outcome.eigenvalues.dtype is not torch.float64:
+    if outcome.lowest is not None:
+        ledger.lambda_min.index_copy_(0, index, torch.ldexp(outcome.lowest.double(), case.matrix.exponent))
+    if outcome.eigenvalues is None or outcome.eigenvalues.dtype is not torch.float64:
         return torch.zeros_like(index, dtype=torch.bool)
     return suspicious(outcome.eigenvalues, 1 if case.problem.exponent > 0 else -1)
 

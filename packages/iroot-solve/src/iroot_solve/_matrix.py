@@ -71,6 +71,7 @@ class ScaledMatrix:
     ) -> None:
         self.problem, self.ws, self.seed = problem, ws, seed
         self._blank: Tensor | None = None
+        self._other: Tensor | None = None
         A = problem.A
         self.ridge = damping.amount(A)
         stored = A if A.dtype is problem.storage else ws.buffer("A_in", A.shape, problem.storage, A.device).copy_(A)
@@ -124,6 +125,11 @@ class ScaledMatrix:
         """A_s in `dtype`: float64 is built from what was passed, so that the ridge is not rounded to float32."""
         if dtype is self.S.dtype:
             return self.S
+        if self._other is None:
+            self._other = self._converted(dtype)
+        return self._other
+
+    def _converted(self, dtype: torch.dtype) -> Tensor:
         if dtype is torch.float32:  # of a float64 matrix, whose magnitude may lie beyond float32
             return self.ws.buffer("A32", self.S.shape, dtype, self.S.device).copy_(self.S)
         A = self.problem.A
@@ -138,13 +144,13 @@ class ScaledMatrix:
     def blank(self) -> Tensor:
         """Put zeros in place of matrices that are not finite, which factorisations refuse; `(b,)`, False for those."""
         finite = self.upper.isfinite()
-        self._blank = ~finite[:, None, None]
+        self._blank, self._other = ~finite[:, None, None], None
         self.S.masked_fill_(self._blank, 0.0)
         return finite
 
     def normalise(self) -> None:
         """Scale again, so that `upper` lies in [1/2, 1): a plan for [λ, 1] then fits without reading `upper`."""
-        shift = torch.frexp(self.upper).exponent
+        shift, self._other = torch.frexp(self.upper).exponent, None
         scale_by_power_of_two(self.S, shift, out=self.S)
         self.exponent, self.upper = self.exponent + shift, torch.ldexp(self.upper, -shift)
 

@@ -26,6 +26,7 @@ class Outcome:
         products: Work by kind.
         schedule: The plan.
         eigenvalues: `(b, n)` ascending, where the strategy found them.
+        lowest: `(b,)` estimate of λmin, where the strategy has one.
         resume: Goes on from before the last step, for a spectrum whose lower end is smaller than planned.
         ends: The root is cheap to apply, so that the certificate may do so often.
         drift: W ↦ an error of W = X·V that the residuals of powers of X cannot see.
@@ -41,6 +42,7 @@ class Outcome:
     steps: int = 0
     products: dict[str, int] = field(default_factory=dict)
     eigenvalues: Tensor | None = None
+    lowest: Tensor | None = None
     resume: Callable[[], Outcome | None] | None = None
     drift: Action | None = None
     ends: bool = True

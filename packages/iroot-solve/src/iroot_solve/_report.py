@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from iroot_solve._case import Case, Facts
+from iroot_solve._case import Case
 from iroot_solve._errors import StagnationWarning
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
@@ -26,7 +26,6 @@ class Report:
     ws: SolveWorkspace
     ledger: Ledger
     case: Case | None = None
-    facts: list[Facts] = field(default_factory=list)
 
     def finish(self) -> SolveResult:
         """Decide every status, then return, warn or raise."""
@@ -99,7 +98,6 @@ class Report:
             nothing = torch.zeros_like(lowest)
             return nothing, lowest, nothing
         matrix = self.case.matrix
-        if self.facts:
-            ritz = torch.tensor([fact.low for fact in self.facts], dtype=torch.float64, device=lowest.device)
-            lowest = torch.where(lowest.isnan(), torch.ldexp(ritz, matrix.exponent), lowest)
+        ritz = torch.ldexp(self.case.ends[0].double(), matrix.exponent)
+        lowest = torch.where(lowest.isnan(), ritz, lowest)
         return torch.ldexp(matrix.upper.double(), matrix.exponent), lowest, matrix.ridge

@@ -53,7 +53,7 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     if known.broken_promise:
         ledger.fallbacks.append(f"own bound: lambda_max={options.lambda_max:g} is below a Ritz value")
     outcome = case.run(candidate_for(case, known), known.low, known.high)
-    report = Report(problem, options, case.ws, ledger, case, facts)
+    report = Report(problem, options, case.ws, ledger, case)
     if not options.verify:
         ledger.Z.copy_(case.deliver(outcome))
         ledger.account(outcome)
@@ -72,7 +72,7 @@ def _around(case: Case, ledger: Ledger, facts: list[Facts], early: list[Status |
     ledger.codes.copy_(torch.tensor(codes, dtype=torch.int8))
     zero = [i for i, status in enumerate(early) if status is Status.converged]
     ledger.Z[zero], ledger.error[zero] = 0.0, 0.0
-    report = Report(problem, options, case.ws, ledger, case, facts)
+    report = Report(problem, options, case.ws, ledger, case)
     fine = [i for i, status in enumerate(early) if status is None]
     wrong = any(status not in (None, Status.converged) for status in early)
     if (options.on_failure == "raise" and wrong) or not fine:
