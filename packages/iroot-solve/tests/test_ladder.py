@@ -1,10 +1,13 @@
 """The ledger keeps the best answer of every matrix and the work of all rungs."""
 
 import torch
+from iroot_solve._case import Case
 from iroot_solve._certificate import Certificate
 from iroot_solve._ladder import Ledger
+from iroot_solve._options import Options
 from iroot_solve._outcome import Outcome
-from iroot_solve._result import Status
+from iroot_solve._problem import read_problem
+from iroot_solve._result import SolveWorkspace, Status
 
 
 def _outcome(name, steps, **products):
@@ -45,3 +48,23 @@ def test_work_adds_up_and_the_last_rung_has_the_name():
     ledger.account(_outcome("second", 0, eigh=1, square=1))
     assert ledger.products == {"square": 5, "eigh": 1} and ledger.steps == 2
     assert (ledger.strategy, ledger.schedule) == ("second", "second")
+
+
+def test_a_wrong_sign_is_seen_where_a_bound_was_promised(spd, rhs):
+    """X with −λ^(-1/2) on the top eigenvector satisfies X·A·X = I; only the sign of A·X shows it."""
+    A, B = spd(24, 100.0, dtype=torch.float64), rhs(24, 4, dtype=torch.float64)
+    problem = read_problem(A, B, p_val=2, exponent=None, tol=None)
+    for promise, found in ((None, False), (float(torch.linalg.eigvalsh(A)[-1]), True)):
+        case = Case(problem, Options(lambda_max=promise), SolveWorkspace())
+        values, V = torch.linalg.eigh(case.matrix.matrix(torch.float64))
+        x = values.rsqrt()
+        x[..., -1] *= -1
+        X = (V * x.unsqueeze(-2)) @ V.mT
+
+        def power(j, W, X=X):
+            for _ in range(j):
+                W = X @ W
+            return W
+
+        outcome = Outcome(X @ case.B, power, torch.float64, 0.0, "materialize-root", "fp64", None)
+        assert bool(case.certify(outcome).error.isinf().all()) is found
