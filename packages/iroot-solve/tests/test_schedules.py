@@ -3,7 +3,7 @@
 import pytest
 import torch
 from iroot_precond import precond_spd
-from iroot_solve import ScheduleConfig, apply_inverse_root_auto, build_pe_schedules, build_schedule
+from iroot_solve import ScheduleConfig, apply_inverse_root_auto, build_pe_schedules, build_schedule, solve_spd
 
 STRATEGIES = ["auto", "direct-solve", "materialize-root"]
 
@@ -95,3 +95,16 @@ def test_apply_refuses_what_it_cannot_do(spd, rhs):
         apply_inverse_root_auto(spd(8, 4.0), rhs(8, 2), abc_t, strategy="eigh")
     with pytest.raises(ValueError, match=r"abc_t must have shape \(T, 3\)"):
         apply_inverse_root_auto(spd(8, 4.0), rhs(8, 2), torch.ones(2, 2))
+
+
+def test_given_steps_are_taken_by_auto(spd, rhs, truth, distance):
+    """`abc_t` and `coeff_mode="precomputed"` mean the iteration, on B where that takes fewer products."""
+    A, B = spd(48, 15.0), rhs(48, 4)
+    precomputed = ScheduleConfig(coeff_mode="precomputed")
+    rows, _ = build_schedule("cpu", config=precomputed)
+    for options in ({"abc_t": rows}, {"schedule_config": precomputed}):
+        result = solve_spd(A, B, **options)
+        assert (result.stats.strategy, result.stats.steps, result.stats.fallbacks) == ("direct-solve", 4, ())
+        assert distance(result.Z, truth(A, B, -0.5)) <= 1e-4
+    wide = solve_spd(A, rhs(48, 40), schedule_config=precomputed)
+    assert (wide.stats.strategy, wide.stats.steps) == ("materialize-root", 4)
