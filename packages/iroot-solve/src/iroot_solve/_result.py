@@ -91,7 +91,7 @@ class SolveResult(NamedTuple):
 
 
 class SolveWorkspace(Workspace):
-    """The buffers of a solver. Hand the one you got to the next call of the same shapes: it allocates nothing but Z."""
+    """The buffers of a solver. Hand the one you got to the next call of the same shapes, which then reuses them."""
 
 
 @dataclass(frozen=True)
