@@ -108,3 +108,14 @@ def test_given_steps_are_taken_by_auto(spd, rhs, truth, distance):
         assert distance(result.Z, truth(A, B, -0.5)) <= 1e-4
     wide = solve_spd(A, rhs(48, 40), schedule_config=precomputed)
     assert (wide.stats.strategy, wide.stats.steps) == ("materialize-root", 4)
+
+
+def test_safety_widens_what_the_solver_plans_for(spd, rhs, truth, distance):
+    A, B = spd(48, 15.0), rhs(48, 4)
+    plain, safe = (
+        solve_spd(A, B, strategy="materialize-root", schedule_config=ScheduleConfig(coeff_safety=safety))
+        for safety in (1.0, 1.5)
+    )
+    # The upper end lies on a grid of eighths of an octave.
+    assert safe.schedule.hi >= 1.5 * plain.schedule.hi / 2 ** (1 / 8)
+    assert distance(safe.Z, truth(A, B, -0.5)) <= 1e-4

@@ -1,8 +1,8 @@
 """How large the rounding error of a strategy will be, for the choice between them; the certificate has the last word.
 
 Measured on dense random eigenbases (log-spaced, power law, clusters, one tiny eigenvalue; n = 16 … 512, float32):
-eigh 0.6 … 1.7·κu for p = 2, falling like 1/p; the coupled iteration 0.03 … 0.1·κu; Cholesky 0.5 … 2·κu. The
-constants are the upper ends of these.
+eigh 0.6 … 1.7·κu for p = 2 and less for larger p, the coupled iteration 0.03 … 0.1·κu. The constants lie at or above
+the middle of these ranges; Cholesky's is a cautious guess, as its backward error suggests no more than a few κu.
 """
 
 from __future__ import annotations

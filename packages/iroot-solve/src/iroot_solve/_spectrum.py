@@ -82,16 +82,16 @@ def spectrum(case: Case, facts: list[Facts]) -> Spectrum:
     """The interval to plan for, from what was read."""
     bound = max(fact.upper for fact in facts) or 1.0  # all zero: A^(q/s) of nothing
     high, broken = _promised(case, facts, bound)
+    safety = case.options.schedule.coeff_safety
     lows = [_low(case, fact, i) for i, fact in enumerate(facts)]
     if any(low is None for low in lows):
-        low, high = on_grid(case.options.l_target * high, high)
+        low, high = on_grid(case.options.l_target * high, safety * high)
         return Spectrum(low, high, bound, False, broken)
     # Plan for those that the first precision can serve; the others climb to float64 anyway, and alone.
-    task = case.task
-    ratios = sorted(max(1.0, fact.upper / low) for fact, low in zip(facts, lows, strict=True) if low)
-    first = task.precisions[0]
-    easy = [k for k in ratios if rounding_error("materialize-root", first, k, task.exponent) <= task.tol / 2]
-    low, high = on_grid(high / (easy or ratios)[-1], high)
+    first, task = case.task.precisions[0], case.task
+    ends = [(low, max(1.0, fact.upper / low)) for fact, low in zip(facts, lows, strict=True) if low]
+    easy = [low for low, k in ends if rounding_error("materialize-root", first, k, task.exponent) <= task.tol / 2]
+    low, high = on_grid(min(easy or [low for low, _ in ends]), safety * high)
     return Spectrum(low, high, bound, True, broken)
 
 
