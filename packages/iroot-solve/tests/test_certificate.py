@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from iroot_solve import build_schedule
-from iroot_solve._certificate import certify, probe_signs
+from iroot_solve._certificate import Root, appraise, measure, probe_signs
 
 N, K = 40, 6
 EYE = torch.eye(N, dtype=torch.float64)
@@ -18,6 +18,10 @@ def system(request):
     rng = np.random.default_rng(3)
     V = torch.from_numpy(np.linalg.qr(rng.standard_normal((N, N)))[0])
     return torch.logspace(-np.log10(request.param), 0, N, dtype=torch.float64), V
+
+
+def _certify(root, A, B, Z, exponent):
+    return appraise(measure(root, A, B, Z, exponent, 0).numpy(), A.shape[-1], root, exponent)
 
 
 def _estimate(system, X, exponent, B, roundoff=0.0):
@@ -32,7 +36,7 @@ def _estimate(system, X, exponent, B, roundoff=0.0):
 
     Z = (X @ (EYE if B is None else B))[None]
     expected = (V * values.pow(float(exponent))) @ V.mT @ (EYE if B is None else B)
-    found = certify(power, A, None if B is None else B[None], Z, exponent, roundoff, 0)
+    found = _certify(Root(power, roundoff), A, None if B is None else B[None], Z, exponent)
     return found, float(torch.dist(Z[0], expected) / torch.linalg.matrix_norm(expected))
 
 
@@ -61,7 +65,10 @@ def test_errors_that_commute_are_measured_exactly(system, exponent, size):
         # Rounding: the last X of X^m·A^q·X^(s+1−m) multiplies n·u by ‖X‖ = κ^(q/s).
         rounding = N * 2.0**-53 * float(system[0][0]) ** float(exponent)
         room = 2.0 if name in ("wide", "root") else 1.1
-        assert error / room <= float(found.error) <= room * error + rounding
+        # X^s·A^q·W carries n·u·κ^q; where that is more than the error, only the other norms bound it: by s times.
+        if N * 2.0**-53 * float(system[0][0]) ** -abs(exponent.numerator) > error:
+            room *= exponent.denominator
+        assert error / room <= found.error.item() <= room * error + rounding
 
 
 @pytest.mark.parametrize("exponent", [Fraction(-1, p) for p in (1, 2, 3, 4)], ids=str)
@@ -71,7 +78,7 @@ def test_one_unfinished_eigenvalue_is_never_missed(system, exponent, share):
     factors[0] = share
     for B in _right_hand_sides(system).values():
         found, error = _estimate(system, _root(system, exponent, factors), exponent, B)
-        assert float(found.error) >= 0.1 * error
+        assert found.error.item() >= 0.1 * error
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 4])
@@ -88,7 +95,7 @@ def test_an_iteration_that_stops_early_is_not_flattered(p, lowest):
         y, x = y * q**p, x * q
     for B in _right_hand_sides((values, V)).values():
         found, error = _estimate((values, V), (V * x) @ V.mT, Fraction(-1, p), B)
-        assert float(found.error) >= 0.1 * error
+        assert found.error.item() >= 0.1 * error
 
 
 @pytest.mark.parametrize("exponent", [Fraction(-1, p) for p in (1, 2, 3, 4, 8)], ids=str)
@@ -100,8 +107,8 @@ def test_errors_that_do_not_commute(system, exponent):
     s = exponent.denominator
     for name in ("random", "wide", "root"):
         found, error = _estimate(system, X, exponent, _right_hand_sides(system)[name])
-        assert float(found.error) >= error / max(s, 2)
-        assert float(found.error) <= 10 * error or float(found.error) > 1e-3
+        assert found.error.item() >= error / max(s, 2)
+        assert found.error.item() <= 10 * error or found.error.item() > 1e-3
 
 
 @pytest.mark.parametrize("exponent", [Fraction(-1), Fraction(-1, 3), Fraction(-1, 5)], ids=str)
@@ -110,7 +117,7 @@ def test_odd_roots_see_a_wrong_sign(system, exponent):
     factors[-1] = -1
     for B in _right_hand_sides(system).values():
         found, error = _estimate(system, _root(system, exponent, factors), exponent, B)
-        assert float(found.error) >= 0.1 * error
+        assert found.error.item() >= 0.1 * error
 
 
 @pytest.mark.parametrize("exponent", [Fraction(1, 2), Fraction(1, 3), Fraction(2, 3), Fraction(3, 2)], ids=str)
@@ -119,27 +126,27 @@ def test_positive_powers(system, exponent):
         X = _root(system, exponent, 1 + size)
         for name in ("random", "largest", "smallest"):
             found, error = _estimate(system, X, exponent, _right_hand_sides(system)[name])
-            assert float(found.error) >= 0.1 * error
-            assert float(found.error) <= 10 * error or float(found.error) > 1e-3
+            assert found.error.item() >= 0.1 * error
+            assert found.error.item() <= 10 * error or found.error.item() > 1e-3
 
 
 def test_what_is_not_a_number_is_an_infinite_error(system):
     X = _root(system, Fraction(-1, 2)) * torch.nan
     found, _ = _estimate(system, X, Fraction(-1, 2), torch.ones(N, 2, dtype=torch.float64))
-    assert bool(found.error.isinf().all())
+    assert bool(np.isinf(found.error).all())
 
 
 def test_a_zero_right_hand_side_has_no_error(system):
     found, _ = _estimate(
         system, _root(system, Fraction(-1, 2)), Fraction(-1, 2), torch.zeros(N, 2, dtype=torch.float64)
     )
-    assert float(found.error) == 0.0
+    assert found.error.item() == 0.0
 
 
 def test_roundoff_is_the_floor(system):
     X = _root(system, Fraction(-1, 2))
     found, _ = _estimate(system, X, Fraction(-1, 2), torch.ones(N, 2, dtype=torch.float64), roundoff=1e-3)
-    assert 1e-3 <= float(found.error) <= 1e-2
+    assert 1e-3 <= found.error.item() <= 1e-2
 
 
 def test_matrices_of_a_batch_are_judged_alone():
@@ -148,9 +155,8 @@ def test_matrices_of_a_batch_are_judged_alone():
     X[1] *= 1.01
     X[2] *= torch.nan
     B = torch.ones(3, 8, 2, dtype=torch.float64)
-    found = certify(
-        lambda j, V: V if j == 0 else torch.linalg.matrix_power(X, j) @ V, A, B, X @ B, Fraction(-1, 2), 0.0, 0
-    )
+    root = Root(lambda j, V: V if j == 0 else torch.linalg.matrix_power(X, j) @ V)
+    found = _certify(root, A, B, X @ B, Fraction(-1, 2))
     assert float(found.error[0]) < 1e-14
     assert float(found.error[1]) == pytest.approx(0.01, rel=0.1)
     assert float(found.error[2]) == torch.inf

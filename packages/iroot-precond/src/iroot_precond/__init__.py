@@ -2,9 +2,11 @@
 
 from iroot_precond._bounds import (
     frobenius_bound,
+    inflation,
     lanczos_bound,
     power_guess,
     row_sum_bound,
+    scaled_bound,
     square_frobenius_bound,
     upper_bound,
 )
@@ -17,10 +19,11 @@ from iroot_precond._congruence import (
     row_norm_scaling,
     ruiz_scaling,
 )
+from iroot_precond._exact_product import symmetric_action
 from iroot_precond._lanczos import LanczosRun, lanczos, ritz_extremes
 from iroot_precond._precond import ESTIMATORS, MODES, PrecondStats, precond_spd
 from iroot_precond._ridge import add_ridge, ridge_amount
-from iroot_precond._scaling import binary_exponent, scale_by_power_of_two, unscale_root
+from iroot_precond._scaling import binary_exponent, ldexp, power_of_two, scale_by_power_of_two, unscale_root
 from iroot_precond._symmetry import SymmetryProbe, symmetric_part, symmetry_defect, symmetry_defect_probe
 
 __version__ = "0.1.0"
@@ -38,10 +41,13 @@ __all__ = [
     "binary_exponent",
     "frobenius_bound",
     "frobenius_scaling",
+    "inflation",
     "jacobi_scaling",
     "lanczos",
     "lanczos_bound",
+    "ldexp",
     "power_guess",
+    "power_of_two",
     "precond_spd",
     "ridge_amount",
     "ritz_extremes",
@@ -49,7 +55,9 @@ __all__ = [
     "row_sum_bound",
     "ruiz_scaling",
     "scale_by_power_of_two",
+    "scaled_bound",
     "square_frobenius_bound",
+    "symmetric_action",
     "symmetric_part",
     "symmetry_defect",
     "symmetry_defect_probe",

@@ -31,7 +31,17 @@ _CHUNK = 1 << 18
 
 
 def inflation(n: int, dtype: torch.dtype) -> float:
-    """1 + 4(n + 4)u: covers two nested sums of n terms ≥ 0, each off by at most nu/(1 − nu), and the rest."""
+    """1 + 4(n + 4)u, by which a computed norm is multiplied to be a bound.
+
+    Covers two nested sums of n terms ≥ 0, each off by at most nu/(1 − nu), and the rest.
+
+    Args:
+        n: Terms of a sum.
+        dtype: That the sums are taken in; gives u.
+
+    Returns:
+        The factor.
+    """
     return 1 + 2 * (n + 4) * torch.finfo(dtype).eps
 
 
@@ -207,6 +217,45 @@ def scaled_upper_bound(S: Tensor, row_sums: Tensor, steps: int, generator: torch
     """Minimum of row sum, Frobenius and (for ``steps`` > 0) Lanczos bound, for entries near 1."""
     bound = torch.minimum(scaled_row_sum_bound(row_sums, S.dtype), scaled_frobenius_bound(S))
     return torch.minimum(bound, scaled_lanczos_bound(S, steps, generator)) if steps else bound
+
+
+def chosen_bound(
+    S: Tensor, row_sums: Tensor, estimator: str, steps: int, generator: torch.Generator | None
+) -> Tensor:
+    """The bound that an estimator of `precond_spd` stands for, for entries near 1."""
+    if estimator == "row_sum":
+        return scaled_row_sum_bound(row_sums, S.dtype)
+    if estimator == "frobenius":
+        return scaled_frobenius_bound(S)
+    if estimator == "lanczos":
+        return scaled_lanczos_bound(S, steps, generator)
+    return scaled_upper_bound(S, row_sums, steps, generator)
+
+
+def scaled_bound(
+    S: Tensor,
+    estimator: str = "row_sum",
+    safety: float = 1.02,
+    *,
+    lanczos_steps: int = 10,
+    generator: torch.Generator | None = None,
+    work: Tensor | None = None,
+) -> Tensor:
+    """A bound of ‖S‖₂ times ``safety``, for a symmetric S that is scaled already.
+
+    Args:
+        S: Symmetric matrices (..., n, n), float32 or float64, entries near 1 (`scale_by_power_of_two`).
+        estimator: As ``lambda_max_est`` of `precond_spd`; "power" bounds like "min".
+        safety: Factor ≥ 1.
+        lanczos_steps: Products with one vector for "lanczos" and "min".
+        generator: Source of random starts; default: CPU, seed 0.
+        work: Scratch (..., n, n), not ``S``; with it nothing of that size is allocated by "row_sum".
+
+    Returns:
+        Bounds (...) in the dtype of S; 0 for zero, non-finite for non-finite matrices (theirs only).
+    """
+    row_sums = absolute_row_sums(S, work=work)
+    return chosen_bound(S, row_sums, estimator, lanczos_steps, generator) * safety
 
 
 def upper_bound(

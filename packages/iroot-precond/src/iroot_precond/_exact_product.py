@@ -36,10 +36,16 @@ def exact_operand(A: Tensor, /) -> Tensor:
 
 
 def symmetric_action(A: Tensor, /) -> Callable[[Tensor], Tensor]:
-    """Return V ↦ A·V for symmetric ``A`` (..., n, n) and V (..., n, m), computed as (Vᵀ·A)ᵀ.
+    """V ↦ A·V in the full precision of A, whatever autocast and global flags say; computed as (Vᵀ·A)ᵀ.
 
     Row vectors times a row-major matrix are up to 10 times faster than the column form for batches and for 1
     < m ≪ n.
+
+    Args:
+        A: Symmetric matrices (..., n, n), float32 or float64.
+
+    Returns:
+        The action on V (..., n, m).
     """
     operand = exact_operand(A)
 

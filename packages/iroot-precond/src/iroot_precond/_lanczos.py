@@ -45,25 +45,28 @@ def _orthogonalised(w: Tensor, Q: Tensor, passes: int) -> tuple[Tensor, Tensor]:
 
     Rows of Q not yet reached are zero and harmless, and batched products are faster on contiguous operands.
     """
-    total = w @ Q.mT
-    w = w - total @ Q
+    total = torch.bmm(w, Q.mT)
+    w = torch.baddbmm(w, total, Q, alpha=-1)
     for _ in range(passes - 1):
-        h = w @ Q.mT
-        w, total = w - h @ Q, total + h
+        h = torch.bmm(w, Q.mT)
+        w, total = torch.baddbmm(w, h, Q, alpha=-1), total + h
     return w, total
 
 
-def _assembled(rows: list[Tensor], norms: list[Tensor], alive: list[Tensor]) -> LanczosRun:
-    """T from the coefficients h_j (b, 1, k), the norms β_j (b,) and whether they are above rounding, j = 1…k.
+def _assembled(rows: Tensor, beta: Tensor, noise: float) -> LanczosRun:
+    """T from the coefficients h_j, rows of (b, k, k), and the norms β_j (b, k), j = 1…k.
 
-    After a breakdown the basis is zero, and its rows of T become decoupled copies of α₁, a Rayleigh quotient,
-    which lies between the Ritz values and moves neither end.
+    A β_j at rounding level, relative to the largest ‖h_i‖ so far, is a breakdown: what follows it is noise or NaN.
+    The rows of T after it become decoupled copies of α₁, a Rayleigh quotient, which lies between the Ritz values and
+    moves neither end.
     """
-    alpha, beta = torch.cat(rows, 1).diagonal(dim1=-2, dim2=-1), torch.stack(norms, -1)
-    ok = torch.stack(alive, -1)
+    alpha = rows.diagonal(dim1=-2, dim2=-1)
+    scale = torch.linalg.vector_norm(rows, dim=-1).cummax(-1).values
+    ok = (beta > noise * scale).cummin(-1).values
     reached = torch.nn.functional.pad(ok[:, :-1], (1, 0), value=True)
-    # What was left at the breakdown is the residual there.
-    residual = torch.maximum(beta[:, -1], torch.where(ok, 0, beta).amax(-1))
+    # What was left at the breakdown is the residual there; of a finite matrix, whatever came after it.
+    residual = torch.where(reached & ~ok, beta, torch.where(reached, 0, -1)).amax(-1)
+    residual = torch.where(ok[:, -1], beta[:, -1], residual)
     return LanczosRun(torch.where(reached, alpha, alpha[:, :1]), torch.where(ok, beta, 0)[:, :-1], residual)
 
 
@@ -99,20 +102,15 @@ def lanczos(
     noise = 8 * math.sqrt(n) * torch.finfo(like.dtype).eps / 2
     # One float64 pass leaves u₆₄/noise, nothing beside float32 errors; else twice is enough (Kahan, Parlett).
     passes = 2 if like.dtype == torch.float64 else 1
-    scale = Q.new_zeros(Q.shape[0])
-    rows, norms, alive = [], [], []
+    rows, norms = Q.new_empty(Q.shape[0], k, k), []
     for j in range(k):
         product = matmul(Q[:, j].reshape(*batch, n, 1).to(like.dtype))
-        w, h = _orthogonalised(product.reshape(Q.shape[0], 1, n).to(torch.float64), Q, passes)
-        scale = torch.maximum(scale, torch.linalg.vector_norm(h, dim=(-2, -1)))
-        beta = torch.linalg.vector_norm(w, dim=(-2, -1))
-        ok = beta > noise * scale
+        w, rows[:, j : j + 1] = _orthogonalised(product.reshape(Q.shape[0], 1, n).to(torch.float64), Q, passes)
+        norms.append(torch.linalg.vector_norm(w, dim=-1))
         if j + 1 < k:
-            Q[:, j + 1] = (w / torch.where(ok, beta, torch.inf)[:, None, None]).squeeze(1)
-        rows.append(h)
-        norms.append(beta)
-        alive.append(ok)
-    return LanczosRun(*(x.reshape(batch + x.shape[1:]) for x in _assembled(rows, norms, alive)))
+            torch.div(w[:, 0], norms[j], out=Q[:, j + 1])
+    run = _assembled(rows, torch.cat(norms, -1), noise)
+    return LanczosRun(*(x.reshape(batch + x.shape[1:]) for x in run))
 
 
 def ritz_extremes(

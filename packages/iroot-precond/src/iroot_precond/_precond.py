@@ -20,14 +20,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from iroot_precond._bounds import (
-    absolute_row_sums,
-    power_guess,
-    scaled_frobenius_bound,
-    scaled_lanczos_bound,
-    scaled_row_sum_bound,
-    scaled_upper_bound,
-)
+from iroot_precond._bounds import absolute_row_sums, chosen_bound, power_guess, scaled_row_sum_bound
 from iroot_precond._congruence import (
     Congruence,
     Scalar,
@@ -126,14 +119,7 @@ class _Spectrum:
     def bounds(self, S: Tensor, row_sums: Tensor) -> tuple[Tensor, Tensor]:
         """(chosen bound times safety, smallest bound) of the spectral radius of ``S``, entries near 1."""
         rows = scaled_row_sum_bound(row_sums, S.dtype)
-        if self.estimator == "row_sum":
-            chosen = rows
-        elif self.estimator == "frobenius":
-            chosen = scaled_frobenius_bound(S)
-        elif self.estimator == "lanczos":
-            chosen = scaled_lanczos_bound(S, self.lanczos_steps, self.generator)
-        else:
-            chosen = scaled_upper_bound(S, row_sums, self.lanczos_steps, self.generator)
+        chosen = chosen_bound(S, row_sums, self.estimator, self.lanczos_steps, self.generator)
         return chosen * self.safety, torch.minimum(chosen, rows)
 
 

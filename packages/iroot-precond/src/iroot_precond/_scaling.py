@@ -41,7 +41,18 @@ def layout(dtype: torch.dtype) -> _Format:
 
 
 def power_of_two(k: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 2^k for integer ``k`` in the normal range of ``dtype``, made of its exponent bits."""
+    """2^k, exactly: made of its exponent bits.
+
+    Args:
+        k: Integers (...) in the normal range of ``dtype``: |k| ≤ 126 (float32), 1022 (float64).
+        dtype: float32 or float64.
+
+    Returns:
+        A tensor (...) in ``dtype``.
+
+    Raises:
+        TypeError: Another dtype.
+    """
     fmt = layout(dtype)
     return ((k.to(fmt.integer) + fmt.bias) << fmt.fraction_bits).view(dtype)
 
@@ -64,9 +75,21 @@ def power_parts(k: Tensor, dtype: torch.dtype, count: int) -> list[Tensor]:
 def ldexp(
     x: Tensor, k: Tensor, *, factor: Tensor | None = None, count: int = 3, out: Tensor | None = None
 ) -> Tensor:
-    """Return x·factor·2^k, ``factor`` in [1, 2), rounded only by the factor wherever the result is normal.
+    """x·factor·2^k, rounded only by the factor wherever the result is normal (`torch.ldexp` computes 2^k inexactly).
 
-    Three parts span from the smallest denormal to the largest number, so clamping k changes no result.
+    Args:
+        x: float32 or float64; not modified unless it is ``out``.
+        k: Integers that broadcast with x. Three parts span from the smallest denormal to the largest number, so
+            clamping k changes no result.
+        factor: In [1, 2), broadcasts with x.
+        count: How many normal factors 2^k is made of; fewer where |k| is known to be small.
+        out: Destination; allocated if None.
+
+    Returns:
+        ``out``, or a new tensor.
+
+    Raises:
+        TypeError: Another dtype.
     """
     first, *rest = power_parts(k, x.dtype, count)
     result = torch.mul(x, first if factor is None else first * factor, out=out)

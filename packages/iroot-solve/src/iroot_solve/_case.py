@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from iroot_coeffs import Schedule, Step
 from iroot_kernels import precision, quadratics
-from iroot_precond import binary_exponent, ritz_extremes, scale_by_power_of_two, unscale_root
+from iroot_precond import ritz_extremes
 from torch import Tensor
 
-from iroot_solve._certificate import Certificate, certify, unfinished
+from iroot_solve._certificate import Array, Certificate, appraise, measure, smallest_of_Y
 from iroot_solve._cholesky import run_cholesky
 from iroot_solve._choose import ITERATIONS, Candidate, Task, steps_for
 from iroot_solve._doubled import DoubledMatrix
@@ -21,19 +25,37 @@ from iroot_solve._options import Options
 from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
+from iroot_solve._scales import magnitude
 
 SIGN_STEPS = 16
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was read of one matrix: bound, Ritz values (NaN where nobody looked), symmetry defect, finiteness of B."""
+    """What was read, `(b,)` each: bound, Ritz values (`None`: nobody looked), ridge of the scaled matrices, their
+    exponents, symmetry defects, sizes of B."""
 
-    upper: float
-    low: float
-    high: float
-    defect: float
-    finite: bool
+    upper: Array
+    defect: Array
+    right: Array
+    ridge: Array
+    exponent: Array
+    low: Array | None = None
+    high: Array | None = None
+
+
+class Verdict(NamedTuple):
+    """The certificate of an outcome, and the ends of the scaled spectrum where it found them (NaN: not)."""
+
+    certificate: Certificate
+    low: Array
+    high: Array
+
+
+def host(values: Tensor) -> Array:
+    """The numbers on the host; waits for the device."""
+    array: Array = values.cpu().numpy()
+    return array
 
 
 class Case:
@@ -46,39 +68,53 @@ class Case:
 
     Attributes:
         matrix: A_s and its bounds.
-        ends: Smallest and largest Ritz value, NaN where nobody looked.
-        B: B·2^-f with entries near 1, in the storage dtype; `None` for the root.
+        ends: Smallest and largest Ritz value, `None` where nobody looked.
     """
 
     def __init__(self, problem: Problem, options: Options, ws: SolveWorkspace) -> None:
         self.problem, self.options, self.ws = problem, options, ws
         self.matrix = ScaledMatrix(problem, options.damping, options.precond, ws, options.seed)
-        self.B, self._B_exponent = self._scaled_B()
-        unknown = torch.full_like(self.matrix.upper, torch.nan)
-        self.ends = (unknown, unknown)
+        self.ends: tuple[Tensor, Tensor] | None = None
+        self._right: dict[torch.dtype, Tensor] = {}
+        self._exponents: Array | None = None
 
-    def _scaled_B(self) -> tuple[Tensor | None, Tensor | None]:
-        if self.problem.B is None:
-            return None, None
-        shape = self.problem.B.shape
-        stored = self.ws.buffer("B", shape, self.problem.storage, self.problem.B.device).copy_(self.problem.B)
-        exponent = binary_exponent(stored)
-        scaled = scale_by_power_of_two(stored, exponent, out=stored)
-        return (scaled if self.matrix.scale is None else scaled.mul_(self.matrix.scale.d.unsqueeze(-1))), exponent
+    def right(self, dtype: torch.dtype) -> Tensor | None:
+        """B·2^-f with entries at most 1 (and D·B where a congruence was applied); `None` for the root."""
+        B = self.problem.B
+        if B is None or dtype in self._right:
+            return self._right.get(dtype)
+        buffer = self.ws.buffer(f"B {dtype}", B.shape, dtype, B.device)
+        if dtype is torch.float32 and B.dtype is torch.float64:
+            wide = self.right(torch.float64)
+            assert wide is not None
+            return self._right.setdefault(dtype, buffer.copy_(wide))
+        torch.mul(B, self.matrix.scales.of_right(dtype), out=buffer)
+        if self.matrix.scale is not None:
+            buffer.mul_(self.matrix.scale.d.unsqueeze(-1))
+        return self._right.setdefault(dtype, buffer)
 
-    def ritz(self) -> None:
-        """Estimate the ends of the spectrum."""
+    def look(self) -> None:
+        """Bound and estimate the ends of the spectrum."""
+        self.matrix.tighten()
         self.ends = self.matrix.ritz()
+        if self.options.abc_t is not None or self.options.blind:
+            # Steps made for [l, 1], or a plan that nothing is read for.
+            shift = self.matrix.normalise()
+            self.ends = torch.ldexp(self.ends[0], -shift), torch.ldexp(self.ends[1], -shift)
 
-    def read(self) -> list[Facts]:
+    def read(self) -> Facts:
         """The numbers a plan needs, in one synchronisation."""
-        upper = self.matrix.upper
-        low, high = self.ends
-        finite = torch.ones_like(upper) if self.B is None else _all_finite(self.B).to(upper.dtype)
-        rows = torch.stack((upper, low, high, self.matrix.defect, finite), -1)
-        return [Facts(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows.double().tolist()]
+        matrix = self.matrix
+        right = matrix.upper if matrix.scales.right is None else matrix.scales.right
+        ridge = matrix.scaled_ridge if matrix.damping else matrix.ridge
+        columns = [matrix.upper, matrix.defect, right, ridge, matrix.exponent.double()]
+        if self.ends is not None:
+            columns += [end.double() for end in self.ends]
+        facts = Facts(*host(torch.stack(columns)))
+        self._exponents = facts.exponent.astype(int)
+        return facts
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """What decides the choice of a strategy."""
         return task_of(self.problem, self.options)
@@ -86,8 +122,7 @@ class Case:
     def run(self, candidate: Candidate, low: float, high: float) -> Outcome:
         """Carry out a candidate for a spectrum in [low, high]."""
         how = precision(candidate.precision)
-        S = self.matrix.matrix(how.storage)
-        B = None if self.B is None else self._in(how.storage, self.B)
+        S, B = self.matrix.matrix(how.storage), self.right(how.storage)
         if candidate.strategy == "eigh":
             return run_eigh(S, B, self.problem.exponent, self.ws)
         if candidate.strategy == "cholesky":
@@ -108,55 +143,63 @@ class Case:
             lo, hi = steps[-1].interval_after
         return Schedule(p, tuple(steps), self.problem.exponent)
 
-    def _in(self, dtype: torch.dtype, B: Tensor) -> Tensor:
-        return B if B.dtype is dtype else self.ws.buffer("B64", B.shape, dtype, B.device).copy_(B)
-
-    def certify(self, outcome: Outcome) -> Certificate:
-        """The estimated error of an outcome; infinite where the root has the wrong sign."""
-        A = self.matrix.matrix(outcome.judge)
-        exponent, seed = self.problem.exponent, self.options.seed
-        B = None if self.B is None else self._in(A.dtype, self.B)
-        Z = outcome.Z
+    def certify(self, outcome: Outcome, out: Tensor) -> Verdict:
+        """Deliver Z into `out` and estimate its error, in one synchronisation."""
+        A, Z = self.matrix.matrix(outcome.judge), outcome.Z
+        exponent, root, B = self.problem.exponent, outcome.root, self.right(outcome.judge)
         if Z.dtype is not A.dtype:
             Z = self.ws.buffer("Z64", Z.shape, A.dtype, A.device).copy_(Z)
-        wide = outcome.precision == "fp64"
-        doubled = DoubledMatrix(A, self.ws.like("A high", A), self.ws.like("A low", A)) if wide else None
-        found = certify(outcome.power, A, B, Z, exponent, outcome.roundoff, seed, outcome.drift, outcome.ends, doubled)
-        if outcome.strategy not in ITERATIONS or exponent > 0:
-            return found
-        found = found._replace(error=torch.where(unfinished(outcome.power, A, exponent), torch.inf, found.error))
+        wide = self.problem.storage is torch.float64
+        doubled = wide and outcome.precision == "fp64"
+        judge = DoubledMatrix(A, self.ws.like("A high", A), self.ws.like("A low", A)) if doubled else None
+        measured = measure(root, A, B, Z, exponent, self.options.seed, judge, wide)
+        largest = magnitude(self.deliver(outcome, out))
+        more = [outcome.lowest, outcome.highest, *self._signs(outcome, A), largest]
+        unknown = torch.full_like(measured[:, 0], torch.nan)
+        extra = torch.stack([unknown if value is None else value.double() for value in more], -1)
+        values = host(torch.cat((extra, measured), -1))
+        low, high, finished, positive, size = values[:, : len(more)].T
+        found = appraise(values[:, len(more) :], A.shape[-1], root, exponent)
+        # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
+        wrong = (finished < 0.5) | (positive <= 0) | ~np.isfinite(size)
+        return Verdict(found._replace(error=np.where(wrong, math.inf, found.error)), low, high)
+
+    def _signs(self, outcome: Outcome, A: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Ritz values that tell whether Y tends to I, and X has a positive spectrum."""
+        power, exponent = outcome.root.power, self.problem.exponent
+        if outcome.strategy not in ITERATIONS or exponent.numerator > 0:
+            return None, None
+        finished = smallest_of_Y(power, A, exponent)
         if self.options.lambda_max is None:
-            return found
+            return finished, None
         # An eigenvalue above the promised bound may converge to −λ^(-1/p), which no residual with even p sees. It is
         # the largest of A·X in magnitude, so a few Lanczos steps find it.
-        lowest, _, _ = ritz_extremes(lambda V: torch.bmm(A, outcome.power(1, V)), A, SIGN_STEPS)
-        return found._replace(error=torch.where(lowest > 0, found.error, torch.inf))
+        return finished, ritz_extremes(lambda V: torch.bmm(A, power(1, V)), A, SIGN_STEPS)[0]
 
-    def scaled_ridge(self, index: int) -> float:
-        """What is added to the diagonal of one A_s."""
-        return float(torch.ldexp(self.matrix.ridge[index], -self.matrix.exponent[index]))
-
-    def deliver(self, outcome: Outcome) -> Tensor:
-        """Z in the caller's units, in the precision it was computed in; overwrites the outcome's Z."""
-        Z, exponent = outcome.Z, self.problem.exponent
+    def deliver(self, outcome: Outcome, out: Tensor) -> Tensor:
+        """Z in the caller's units, into `out`; overwrites the outcome's Z."""
+        Z, matrix = outcome.Z, self.matrix
         if Z.dtype is torch.float32 and self.problem.storage is torch.float64:
             Z = Z.double()  # the caller's units may lie beyond float32
-        if self.matrix.scale is not None:
-            Z = self.matrix.scale.undo_solution(Z)
-            if self.B is None:  # (D·A·D)⁻¹ = D⁻¹A⁻¹D⁻¹: the second D stands on the right
-                Z = Z * self.matrix.scale.d.unsqueeze(-2)
-        # 2^(e·q/s)·2^f = 2^((e·q + f·s)/s): one factor, so that no step on the way overflows.
-        total = self.matrix.exponent.long() * exponent.numerator
-        if self._B_exponent is not None:
-            total = total + self._B_exponent.long() * exponent.denominator
-        step = type(exponent)(1, exponent.denominator)
-        return unscale_root(Z, total, step, out=Z)
+        if matrix.scale is not None:
+            Z = matrix.scale.undo_solution(Z)
+            if self.problem.B is None:  # (D·A·D)⁻¹ = D⁻¹A⁻¹D⁻¹: the second D stands on the right
+                Z = Z * matrix.scale.d.unsqueeze(-2)
+        if matrix.shift is not None:
+            Z = Z.mul_(torch.exp2(matrix.shift.double() * float(self.problem.exponent)).to(Z.dtype)[:, None, None])
+        return matrix.scales.restore(Z, out)
 
-    def select(self, index: Tensor) -> Case:
-        """The same for the matrices at `index` only."""
-        if index.numel() == self.problem.count:
+    def exponents(self) -> Array:
+        """The exponents of the scaling, on the host."""
+        if self._exponents is None:
+            self._exponents = host(self.matrix.exponent)
+        return self._exponents
+
+    def select(self, rows: Array) -> Case:
+        """The same for the matrices at `rows` only."""
+        if rows.size == self.problem.count:
             return self
-        p = self.problem
+        p, index = self.problem, torch.from_numpy(rows).to(self.problem.A.device)
         part = replace(p, A=p.A[index], B=None if p.B is None else p.B[index])
         return Case(part, self.options, SolveWorkspace())
 
@@ -168,8 +211,3 @@ def task_of(problem: Problem, options: Options) -> Task:
     if options.precision != "auto":
         precisions = (options.precision,)
     return Task(p.n, p.columns, p.count, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions)
-
-
-def _all_finite(V: Tensor) -> Tensor:
-    """Whether every entry is finite, `(b,)`, without a mask of V's size: NaN and infinity survive both extremes."""
-    return (V.amax((-2, -1)) - V.amin((-2, -1))).isfinite()

@@ -25,93 +25,171 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from functools import lru_cache, reduce
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from iroot_precond import ritz_extremes
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iroot_solve._doubled import DoubledMatrix
+from iroot_solve._scales import norm as _norm
 from iroot_solve._thin import thin
 
 PROBES = 8
 COMPLETENESS_STEPS = 4
 
+Array = NDArray[Any]
 Action = Callable[[Tensor], Tensor]
 Power = Callable[[int, Tensor], Tensor]
 """(j, V) ↦ X^j·V."""
 
 
+class PlainMatrix:
+    """A whose own precision is enough."""
+
+    def __init__(self, A: Tensor) -> None:
+        self.whole = A
+
+    def times(self, Z: Tensor) -> Tensor:
+        """(A·Z)ᵀ from the rows Zᵀ `(b, k, n)`; A is symmetric."""
+        return torch.bmm(Z, self.whole)
+
+    def residual(self, B: Tensor, Z: Tensor) -> Tensor:
+        """(B − A·Z)ᵀ from rows."""
+        return B - self.times(Z)
+
+
+Matrix = PlainMatrix | DoubledMatrix
+
+
+def times_power(A: Matrix, q: int, Z: Tensor, B: Tensor | None) -> Tensor:
+    """(A^q·Z − B)ᵀ from rows."""
+    for _ in range(q if B is None else q - 1):
+        Z = A.times(Z)
+    return Z if B is None else -A.residual(B, Z)
+
+
+@dataclass(frozen=True)
+class Root:
+    """The computed X = A^(-q/s) (for a positive exponent W = A^(q/s)), as the certificate sees it.
+
+    Attributes:
+        power: The action of its powers.
+        roundoff: Unit roundoff of the products that applied it to B.
+        ends: It is cheap to apply: look at E_1 and E_s too, which is sharper where B is aligned with extreme
+            eigenvectors, for twice the work.
+        norm: ‖X‖_F `(b,)` where it is known.
+        drift: W ↦ an error of W = X·V that no E_m can see, where the strategy knows of one.
+        sandwich: (A, q, orders, s, W, B) ↦ X^m·(A^q·X^(s−m)·W − B) for the m of `orders`, and W + drift(W), where that
+            is cheaper all at once; thin matrices go in and out as rows, `(b, k, n)` and `(b, (len(orders) + 1)·k, n)`.
+    """
+
+    power: Power
+    roundoff: float = 0.0
+    ends: bool = True
+    norm: Tensor | None = None
+    drift: Action | None = None
+    sandwich: Callable[[Matrix, int, tuple[int, ...], int, Tensor, Tensor | None], Tensor] | None = None
+
+
 class Certificate(NamedTuple):
-    """Per matrix: estimated relative error of Z, measured residual, and the norm of X over its mean action on B."""
+    """Per matrix `(b,)`: estimated relative error of Z, measured residual, norm of X over its mean action on B."""
 
-    error: Tensor
-    residual: Tensor
-    amplification: Tensor
+    error: Array
+    residual: Array
+    amplification: Array
 
 
-def probe_signs(n: int, columns: int, device: torch.device, seed: int) -> Tensor:
-    """±1 numbers `(n, columns)` from an own generator."""
+@lru_cache(maxsize=32)
+def probe_signs(n: int, columns: int, device: torch.device, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """±1 numbers `(n, columns)` from an own generator; kept, so not to be written to."""
     generator = torch.Generator(device).manual_seed(seed)
-    return torch.randint(0, 2, (n, columns), generator=generator, device=device).double() * 2 - 1
+    bits = torch.randint(0, 2, (n, columns), generator=generator, device=device, dtype=dtype)
+    return bits.mul_(2).sub_(1)
 
 
-def certify(
-    power: Power,
+def measure(
+    root: Root,
     A: Tensor,
     B: Tensor | None,
     Z: Tensor,
     exponent: Fraction,
-    roundoff: float,
     seed: int,
-    drift: Action | None = None,
-    ends: bool = True,
     doubled: DoubledMatrix | None = None,
-) -> Certificate:
-    """Estimate ‖Z − A^exponent·B‖_F/‖Z‖_F.
+    wide: bool = True,
+) -> Tensor:
+    """What `appraise` needs to estimate ‖Z − A^exponent·B‖_F/‖Z‖_F: everything that is done on the device.
 
     Args:
-        power: The action of powers of X (for a positive exponent: of W = A^exponent) on `(b, n, m)` in A's dtype.
+        root: What was computed; acts on `(b, n, m)` in A's dtype.
         A: `(b, n, n)`, in the precision in which residuals are wanted.
         B: `(b, n, k)`, or `None` for the root.
         Z: `(b, n, k)`: the claimed result.
         exponent: −q/s or q/s.
-        roundoff: Unit roundoff of the products that applied X to B.
         seed: Of the probes.
-        drift: W ↦ an error of W = X·V that no E_m can see, where the strategy knows of one.
         doubled: A for products in doubled precision, where Z was computed in that of A.
-        ends: Look at E_1 and E_s too: sharper where B is aligned with extreme eigenvectors, for twice the work.
+        wide: The numbers may use all of A's dtype's range, so that a square of theirs may leave it.
 
     Returns:
-        The certificate. Cost: at most 4(s + q + 1) products with min(k, 8) columns.
+        `(b, …)` float64: ‖W‖, ‖V‖, ‖X‖_F, then for −q/s the inner products ⟨E_m·V, E_m'·V⟩, for q/s the norms of
+        W^(s−1)·Z − A^q·B, of A^q·B, and of the drift. Cost: at most 4(s + q + 1) products with min(k, 8) columns.
     """
-    V, W = _scaled(*_probes(B, Z, A, seed))
+    V, W = _probes(B, Z, A, seed)
+    if wide:
+        V, W = _scaled(V, W)
     s, q = exponent.denominator, abs(exponent.numerator)
-    size = _norm(W)
-    if exponent > 0:
-        measured = _positive(power, A, V, W, s, q)
-        error = measured / s
-    else:
-        gaps = _gaps(power, doubled or PlainMatrix(A), V, W, s, q, ends)
-        measured = _ratio(_norm(gaps[(s + 1) // 2]), size)
-        error = _root_error(_ratio(_smallest(gaps, s), size), s)
-    if drift is not None:
-        error = error + _ratio(_norm(drift(W)), size)
-    amplification = _amplification(power, V, size, seed)
-    if roundoff:
-        error = error + roundoff * amplification.clamp_min(1.0)
-    return Certificate(torch.nan_to_num(error, nan=math.inf, posinf=math.inf), measured, amplification)
+    columns = [_norm(W), _norm(V), _root_norm(root, A, seed) if root.norm is None else root.norm.double()]
+    if exponent.numerator > 0:
+        columns += _positive(root, A, V.mT, W.mT, s, q)
+        return torch.stack(columns, -1)
+    gram = _gram(root, doubled or PlainMatrix(A), V, W, s, q, orders(s, root.ends))
+    return torch.cat((torch.stack(columns, -1), gram.flatten(1)), -1)
+
+
+def appraise(values: Array, n: int, root: Root, exponent: Fraction) -> Certificate:
+    """The certificate from what was measured, on the host."""
+    (size, given, norm), rest = values[:, :3].T, values[:, 3:]
+    s = exponent.denominator
+    with np.errstate(all="ignore"):  # not finite is infinitely wrong, below
+        if exponent.numerator > 0:
+            residual = rest[:, 0] / rest[:, 1]
+            error = residual / s + rest[:, 2] / size
+        else:
+            error, residual = _negative(rest, size, orders(s, root.ends), s)
+        amplification = norm * given / (size * math.sqrt(n))
+        error = error + root.roundoff * np.maximum(amplification, 1.0)
+    zero = given == 0
+    error = np.where(zero, 0.0, np.where(error < math.inf, error, math.inf))
+    return Certificate(error, np.where(zero, 0.0, residual), amplification)
+
+
+def _negative(rest: Array, size: Array, found: tuple[int, ...], s: int) -> tuple[Array, Array]:
+    """(error, residual) from the inner products of the E_m·V: σ_m·σ_m' ≥ s² for the middle pair, σ_m ≥ 1 for one.
+
+    With one row and column more than `found`, the last is a drift.
+    """
+    M = math.isqrt(rest.shape[1])
+    gram = rest.T.reshape(M, M, -1)
+    norms = [np.sqrt(gram[i, i]) / size for i in range(M)]
+    low, high = found.index((s + 1) // 2), found.index((s + 2) // 2 if s > 1 else 1)
+    middle = np.maximum(np.sqrt(np.abs(gram[low, high])) / size, 0.1 * np.sqrt(norms[low] * norms[high]))
+    smallest = reduce(np.minimum, [s * norm for norm in norms[: len(found)]], middle)
+    return sum(norms[len(found) :], _root_error(smallest, s)), norms[low]
 
 
 def _probes(B: Tensor | None, Z: Tensor, A: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """(V, W) with W = X·V as claimed: the columns of B and Z, or 8 random combinations of them."""
-    n, k = Z.shape[-2:]
+    """Rows Vᵀ, Wᵀ `(b, m, n)` with W = X·V as claimed: the columns of B and Z, or 8 random combinations of them."""
+    k = Z.shape[-1]
     if B is not None and k <= PROBES:
-        return B.to(A.dtype), Z.to(A.dtype)
-    signs = probe_signs(k, min(PROBES, k), A.device, seed).to(A.dtype).expand(A.shape[0], k, -1)
-    W = torch.bmm(Z.to(A.dtype), signs)
-    return (signs if B is None else torch.bmm(B.to(A.dtype), signs)), W
+        return B.mT, Z.mT
+    signs = probe_signs(k, min(PROBES, k), A.device, seed, A.dtype).mT.expand(A.shape[0], -1, k)
+    W = torch.bmm(signs, Z.mT)
+    return (signs if B is None else torch.bmm(signs, B.mT)), W
 
 
 def _scaled(V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,75 +205,77 @@ def orders(s: int, ends: bool) -> tuple[int, ...]:
     return tuple(sorted(middle | ({1, s} if ends and s <= 8 else set()), reverse=True))
 
 
-class PlainMatrix:
-    """A whose own precision is enough."""
+def _gram(
+    root: Root,
+    A: Matrix,
+    V: Tensor,
+    W: Tensor,
+    s: int,
+    q: int,
+    found: tuple[int, ...],
+) -> Tensor:
+    """⟨E_m·V, E_m'·V⟩ for all m, m' in `found`, float64: E_m·V = X^m·A^q·X^(s−m)·W − W, or X·(A^q·W − V) for s = 1.
 
-    def __init__(self, A: Tensor) -> None:
-        self.whole = A
+    One row and column more for what the root's `drift` does to W, if the sandwich brings it along.
+    """
+    b, k, n = W.shape
+    rows = (root.sandwich or _Sandwich(root.power))(A, q, found, s, W, V if s == 1 else None)
+    gaps = rows.view(b, -1, k, n)
+    if s > 1:
+        gaps = gaps - W.unsqueeze(1)
+    elif root.sandwich is not None:
+        gaps[:, -1] -= W
+    gaps = gaps.flatten(2)
+    return torch.bmm(gaps, gaps.mT).double()
 
-    def times(self, Z: Tensor) -> Tensor:
-        """A·Z."""
-        return thin(self.whole, Z)
 
-    def residual(self, B: Tensor, Z: Tensor) -> Tensor:
-        """B − A·Z."""
-        return B - self.times(Z)
-
-
-def _gaps(
-    power: Power, A: PlainMatrix | DoubledMatrix, V: Tensor, W: Tensor, s: int, q: int, ends: bool
-) -> dict[int, Tensor]:
-    """E_m·V = X^m·A^q·X^(s−m)·W − W for the m of `orders`; for s = 1, where V is at hand, −X·(V − A^q·W).
+@dataclass(frozen=True)
+class _Sandwich:
+    """Rows (X^m·(A^q·X^(s−m)·W − B))ᵀ for every m, from powers of X alone.
 
     The right-hand powers build on one another; the left-hand ones act on all columns that still need them at once.
     """
-    found, inner, taken, P = orders(s, ends), [], 0, W
-    for m in found:
-        P, taken = power(s - m - taken, P), s - m
-        U = P
-        for _ in range(q - 1):
-            U = A.times(U)
-        inner.append(A.residual(V, U) if s == 1 else A.times(U))
-    block = inner[0]
-    for i, m in enumerate(found):
-        block = power(m - (found[i + 1] if i + 1 < len(found) else 0), block)
-        if i + 1 < len(found):
-            block = torch.cat((block, inner[i + 1]), -1)
-    parts = torch.tensor_split(block, len(found), -1)
-    return {m: part if s == 1 else part - W for m, part in zip(found, parts, strict=True)}
+
+    power: Power
+
+    def __call__(
+        self, A: Matrix, q: int, found: tuple[int, ...], s: int, W: Tensor, B: Tensor | None
+    ) -> Tensor:
+        inner, taken, P = [], 0, W.mT
+        for m in found:
+            P, taken = self.power(s - m - taken, P), s - m
+            inner.append(times_power(A, q, P.mT, B))
+        block = inner[0]
+        for i, m in enumerate(found):
+            block = self.power(m - (found[i + 1] if i + 1 < len(found) else 0), block.mT).mT
+            if i + 1 < len(found):
+                block = torch.cat((block, inner[i + 1]), 1)
+        return block.contiguous()
 
 
-def _smallest(gaps: dict[int, Tensor], s: int) -> Tensor:
-    """s times the smallest bound of ‖Δ·V‖_F: σ_m·σ_m' ≥ s² for the middle pair, only σ_m ≥ 1 for one order."""
-    norms = {m: _norm(gap) for m, gap in gaps.items()}
-    low, high = (s + 1) // 2, (s + 2) // 2 if s > 1 else 1
-    inner = (gaps[low] * gaps[high]).sum((-2, -1)).abs().sqrt()
-    estimate = torch.maximum(inner, 0.1 * (norms[low] * norms[high]).sqrt())
-    for norm in norms.values():
-        estimate = torch.minimum(estimate, s * norm)
-    return estimate
+def _root_error(relative: Array, s: int) -> Array:
+    """From a residual E to the error of an eigencomponent, between E/s (to first order) and E (towards 1).
+
+    1 − (1 − E)^(1/s) ≤ E/s + E²·(1 − 1/s) for E ≤ 1: its Taylor coefficients are positive, and their sum is 1.
+    """
+    error: Array = relative * ((1 + (s - 1) * np.minimum(relative, 1.0)) / s)
+    return error
 
 
-def _root_error(relative: Tensor, s: int) -> Tensor:
-    """1 − (1 − E)^(1/s), the error of an eigencomponent with residual E (E/s to first order); max(1, E/s) beyond 1."""
-    below = -torch.expm1(torch.log1p(-relative.clamp(max=1 - 1e-6)) / s)
-    error = torch.where(relative < 1, below, (relative / s).clamp_min(1.0))
-    return torch.nan_to_num(error, nan=math.inf, posinf=math.inf)
-
-
-def _positive(power: Power, A: Tensor, V: Tensor, W: Tensor, s: int, q: int) -> Tensor:
-    """‖W^(s−1)·Z − A^q·B‖/‖A^q·B‖ with W = A^(q/s): to first order s times the relative error of Z.
+def _positive(root: Root, A: Tensor, V: Tensor, W: Tensor, s: int, q: int) -> list[Tensor]:
+    """‖W^(s−1)·Z − A^q·B‖, ‖A^q·B‖ with W = A^(q/s), and the drift: the first over the second is s times the error.
 
     Large eigenvalues weigh more in it than in Z. What it may miss at small ones is truncation, which `drift` sees.
     """
     U = V
     for _ in range(q):
         U = thin(A, U)
-    return torch.nan_to_num(_ratio(_norm(power(s - 1, W) - U), _norm(U)), nan=math.inf)
+    gap, size = _norm(root.power(s - 1, W) - U), _norm(U)
+    return [gap, size, torch.zeros_like(gap) if root.drift is None else _norm(root.drift(W))]
 
 
-def unfinished(power: Power, A: Tensor, exponent: Fraction) -> Tensor:
-    """Where some eigenvalue of Y = X^h·A^q·X^(s−h) is below 1/2, `(b,)`.
+def smallest_of_Y(power: Power, A: Tensor, exponent: Fraction) -> Tensor:
+    """A Ritz value near the smallest eigenvalue of Y = X^h·A^q·X^(s−h), `(b,)`.
 
     An E_m weighs an eigenvector by its share in the computed Z. A direction that the iteration has hardly begun on,
     although it dominates the true Z, has no share there. As an eigenvalue of Y it stands alone near 0, and a few
@@ -209,25 +289,14 @@ def unfinished(power: Power, A: Tensor, exponent: Fraction) -> Tensor:
             V = thin(A, V)
         return power(s // 2, V)
 
-    lowest, _, _ = ritz_extremes(action, A, COMPLETENESS_STEPS)
-    return ~(lowest >= 0.5)
+    return ritz_extremes(action, A, COMPLETENESS_STEPS)[0]
 
 
-def _amplification(power: Power, V: Tensor, size: Tensor, seed: int) -> Tensor:
-    """‖X‖_F·‖B‖_F/(√n·‖Z‖_F) with ‖X‖_F from four ±1 probes."""
-    n = V.shape[-2]
-    X = power(1, probe_signs(n, min(4, n), V.device, seed + 1).to(V.dtype).expand(V.shape[0], n, -1))
-    # ‖X‖_F over the largest entry first: squares of X may overflow.
+def _root_norm(root: Root, A: Tensor, seed: int) -> Tensor:
+    """‖X‖_F from four ±1 probes."""
+    n = A.shape[-1]
+    signs = probe_signs(n, min(4, n), A.device, seed + 1, A.dtype)
+    X = root.power(1, signs.expand(A.shape[0], n, -1))
+    # The largest entry first: squares of X may overflow.
     largest = X.abs().amax((-2, -1), keepdim=True)
-    root = _norm(X / torch.where(largest > 0, largest, 1.0)) / math.sqrt(X.shape[-1])
-    return _ratio(root * (largest[..., 0, 0] * _norm(V)), size) / math.sqrt(n)
-
-
-def _norm(V: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(V, dim=(-2, -1))
-    return norm
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator/denominator with 0/0 = 0."""
-    return torch.where(numerator == 0, 0.0, numerator / denominator)
+    return _norm(X / torch.where(largest > 0, largest, 1.0)) * largest[..., 0, 0] / math.sqrt(X.shape[-1])

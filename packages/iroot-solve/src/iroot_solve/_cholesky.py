@@ -6,7 +6,7 @@ import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
-from iroot_solve._certificate import probe_signs
+from iroot_solve._certificate import Root, probe_signs
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 
@@ -43,9 +43,8 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace) -> Outcome:
         Z = torch.cholesky_solve(B.to(S.dtype), factor, out=ws.buffer("Z", B.shape, S.dtype, S.device))
     return Outcome(
         Z=Z,
-        power=power,
+        root=Root(power),  # no roundoff: Z is no product X·B, its residual shows all of its error
         judge=torch.float64,
-        roundoff=0.0,  # Z is no product X·B: its residual shows all of its error
         lowest=lowest,
         strategy="cholesky",
         precision=name,

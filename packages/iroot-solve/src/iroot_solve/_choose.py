@@ -49,7 +49,7 @@ class Task:
         names = ["eigh"]
         if self.exponent < 1:
             names = ["materialize-root", *names] if self.root else ["direct-solve", "materialize-root", *names]
-        if self.exponent == -1:
+        if self.exponent.denominator == 1 and self.exponent.numerator == -1:
             names.append("cholesky")
         return tuple(names)
 

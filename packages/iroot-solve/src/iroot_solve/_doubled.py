@@ -12,8 +12,6 @@ import math
 import torch
 from torch import Tensor
 
-from iroot_solve._thin import thin
-
 
 def leading_bits(M: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
     """`M` rounded to b bits below the largest entry along `dim`: (M + c) − c with c a power of two times 3/2."""
@@ -38,10 +36,10 @@ class DoubledMatrix:
         self.whole = A
 
     def times(self, Z: Tensor) -> Tensor:
-        """A·Z for `(b, n, k)`. Cost: three products with k columns."""
+        """(A·Z)ᵀ from the rows Zᵀ `(b, k, n)`. Cost: three products with k columns."""
         return -self.residual(torch.zeros_like(Z), Z)
 
     def residual(self, B: Tensor, Z: Tensor) -> Tensor:
-        """B − A·Z for `(b, n, k)`, the largest terms first: they cancel. Cost: three products with k columns."""
-        Z1 = leading_bits(Z, -2)
-        return B - thin(self.high, Z1) - thin(self.high, Z - Z1) - thin(self.low, Z)
+        """(B − A·Z)ᵀ from rows, the largest terms first: they cancel. Cost: three products with k columns."""
+        Z1, high = leading_bits(Z, -1), self.high.mT
+        return B - torch.bmm(Z1, high) - torch.bmm(Z - Z1, high) - torch.bmm(Z, self.low.mT)

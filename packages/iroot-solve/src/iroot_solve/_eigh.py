@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
+from iroot_solve._certificate import Matrix, Root, times_power
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 from iroot_solve._thin import thin
@@ -29,37 +31,68 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace) -> 
     values = ws.buffer(f"lambda_{name}", S.shape[:-1], S.dtype, S.device)
     vectors = ws.like(f"vectors_{name}", S)
     torch.linalg.eigh(S, out=(values, vectors))
-    positive = values.clamp_min(torch.finfo(S.dtype).tiny if exponent < 0 else 0.0)
-
-    def power(j: int, V: Tensor) -> Tensor:
-        if j == 0:
-            return V
-        scaled = thin(vectors.mT, V).mul_(positive.pow(float(j * exponent)).unsqueeze(-1))
-        return thin(vectors, scaled)
-
-    def drift(W: Tensor) -> Tensor:
-        """V·Vᵀ·W − W: vectors that are not orthogonal spoil every power of X alike."""
-        return thin(vectors, thin(vectors.mT, W)) - W
-
-    f = positive.pow(float(exponent)).unsqueeze(-2)
-    weighted = torch.mul(vectors, f, out=ws.like("weighted", S))
+    alpha = float(exponent)
+    f = values.clamp_min(torch.finfo(S.dtype).tiny if alpha < 0 else 0.0).pow(alpha)
+    weighted = torch.mul(vectors, f.unsqueeze(-2), out=ws.like("weighted", S))
     if B is None:
         X = torch.bmm(weighted, vectors.mT, out=ws.like("X", S))
         Z = torch.add(X, X.mT, out=ws.like("Z", S)).mul_(0.5)  # the root is symmetric, its product only nearly
     else:
-        inner = torch.bmm(vectors.mT, B.to(S.dtype), out=ws.buffer("inner", B.shape, S.dtype, S.device))
+        inner = torch.bmm(vectors.mT, B, out=ws.buffer("inner", B.shape, S.dtype, S.device))
         Z = torch.bmm(weighted, inner, out=ws.buffer("Z", B.shape, S.dtype, S.device))
     columns = 0 if B is None else 2 * B.shape[-1]
+    eigen = _Eigen(vectors, f)
     return Outcome(
         Z=Z,
-        power=power,
+        root=Root(
+            eigen.power,
+            torch.finfo(S.dtype).eps / 2,
+            norm=torch.linalg.vector_norm(f, dim=-1),
+            sandwich=eigen.sandwich,
+            drift=eigen.drift,
+        ),
         judge=S.dtype,
-        roundoff=torch.finfo(S.dtype).eps / 2,
         strategy="eigh",
         precision=name,
         schedule=DirectSchedule("eigh", f"eigh in {name}: V·λ^({exponent})·Vᵀ·B"),
         products={"eigh": S.shape[0], "columns": columns, "square": int(B is None)},
         eigenvalues=values,
         lowest=values[..., 0],
-        drift=drift,
+        highest=values[..., -1],
     )
+
+
+class _Eigen:
+    """X = V·f(Λ)·Vᵀ: any power of it costs one way to eigenvector coordinates and back."""
+
+    def __init__(self, vectors: Tensor, f: Tensor) -> None:
+        self.V, self.f = vectors, f
+
+    def power(self, j: int, W: Tensor) -> Tensor:
+        """X^j·W."""
+        if j == 0:
+            return W
+        return thin(self.V, thin(self.V.mT, W).mul_(self.f.pow(j).unsqueeze(-1)))
+
+    def drift(self, W: Tensor) -> Tensor:
+        """V·Vᵀ·W − W: vectors that are not orthogonal spoil every power of X alike."""
+        return thin(self.V, thin(self.V.mT, W)) - W
+
+    def sandwich(self, A: Matrix, q: int, orders: tuple[int, ...], s: int, W: Tensor, B: Tensor | None) -> Tensor:
+        """Rows (X^m·(A^q·X^(s−m)·W − B))ᵀ for m in `orders`, and (V·Vᵀ·W)ᵀ at the end, all in one go."""
+        b, k, n = W.shape
+        c = torch.bmm(W, self.V)
+        left, right = self._powers(orders), self._powers(tuple(s - m for m in orders))
+        U = torch.bmm((right * c.unsqueeze(1)).view(b, -1, n), self.V.mT)
+        U = torch.bmm(times_power(A, q, U, B), self.V).view(b, -1, k, n)
+        return torch.bmm(torch.cat((left * U, c.unsqueeze(1)), 1).view(b, -1, n), self.V.mT)
+
+    def _powers(self, orders: tuple[int, ...]) -> Tensor:
+        """f^j for every j, `(b, len(orders), 1, n)`."""
+        return self.f[:, None, None, :].pow(_column(orders, self.f.dtype, self.f.device))
+
+
+@lru_cache(maxsize=64)
+def _column(numbers: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`(len(numbers), 1, 1)`, kept: a copy to a device would make the host wait for it."""
+    return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]

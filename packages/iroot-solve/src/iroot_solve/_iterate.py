@@ -13,7 +13,7 @@ from iroot_precond import ritz_extremes
 from torch import Tensor
 
 from iroot_solve._bridge import polynomial
-from iroot_solve._certificate import Action, Power
+from iroot_solve._certificate import Action, Power, Root
 from iroot_solve._choose import on_grid
 from iroot_solve._outcome import Outcome
 from iroot_solve._thin import thin
@@ -112,7 +112,11 @@ class Iteration:
             state.step(polynomial(end), last=True)
 
     def _times_B(self, X: Tensor) -> Tensor:
-        return X if self.B is None else torch.bmm(X, self.B, out=self.ws.like("Z", self.B))
+        """X·B in the full precision of X, whatever the precision of the steps and global flags."""
+        if self.B is None:
+            return X
+        exact = Products("fp64" if X.dtype is torch.float64 else "fp32", self.ws)
+        return exact(X, self.B, out=self.ws.like("Z", self.B))
 
     def _root_action(self, X: Tensor) -> Power:
         wide: list[Tensor] = []
@@ -160,17 +164,19 @@ class Iteration:
         done = _Work.of(state.products)
         return Outcome(
             Z=Z,
-            power=power,
+            root=Root(
+                power,
+                state.products.how.unit_roundoff if self.direct else torch.finfo(self.S.dtype).eps / 2,
+                ends=not self.direct,
+                drift=self._drift(state) if self.schedule.exponent > 0 else None,
+            ),
             judge=torch.float64,
-            roundoff=state.products.how.unit_roundoff if self.direct else torch.finfo(self.S.dtype).eps / 2,
             strategy="direct-solve" if self.direct else "materialize-root",
             precision=self.precision,
             schedule=self.schedule,
             steps=state.steps,
             products={"square": done.square - before.square, "columns": done.columns - before.columns},
             resume=None if resume is None else lambda: resume(state),
-            ends=not self.direct,
-            drift=self._drift(state) if self.schedule.exponent > 0 else None,
         )
 
     def _resume_root(self, state: CoupledIteration) -> Outcome | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from iroot_kernels import precision
 from torch import Tensor
 
-from iroot_solve._case import Case
-from iroot_solve._certificate import Certificate
+from iroot_solve._case import Case, Facts
+from iroot_solve._certificate import Array, Certificate
 from iroot_solve._choose import Candidate, choose
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule, SolveResult, Status
@@ -17,12 +19,13 @@ from iroot_solve._verdict import spectrum_status, suspicious
 
 @dataclass
 class Ledger:
-    """The best answer so far for every matrix.
+    """The best answer so far for every matrix; Z on the device, what is known about it on the host.
 
     Attributes:
         Z: `(b, n, k)` in the caller's units and dtype.
-        error, residual, amplification: Of the certificate, `(b,)`, float64.
-        lambda_min: In units of A, `(b,)`, float64; NaN where unknown.
+        error, residual, amplification: Of the certificate, `(b,)`.
+        lambda_min, lambda_max: In units of A, `(b,)`; NaN where unknown.
+        ridge: In units of A, `(b,)`.
         codes: `Status`, int8 `(b,)`.
         fallbacks: Rungs taken.
         products: Work of all rungs.
@@ -31,11 +34,13 @@ class Ledger:
     """
 
     Z: Tensor
-    error: Tensor
-    residual: Tensor
-    amplification: Tensor
-    lambda_min: Tensor
-    codes: Tensor
+    error: Array
+    residual: Array
+    amplification: Array
+    lambda_min: Array
+    lambda_max: Array
+    ridge: Array
+    codes: Array
     fallbacks: list[str] = field(default_factory=list)
     products: dict[str, int] = field(default_factory=dict)
     steps: int = 0
@@ -46,13 +51,16 @@ class Ledger:
     @classmethod
     def empty(cls, Z: Tensor) -> Ledger:
         """Nothing solved yet."""
+        held = np.full((6, Z.shape[0]), np.nan)
+        held[:2], held[5] = np.inf, 0.0
+        return cls(Z, *held, np.full(Z.shape[0], Status.stagnated, dtype=np.int8))
 
-        def filled(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.full(Z.shape[:1], value, dtype=dtype, device=Z.device)
-
-        unknown = filled(torch.nan)
-        codes = filled(int(Status.stagnated), torch.int8)
-        return cls(Z, filled(torch.inf), filled(torch.inf), unknown, unknown.clone(), codes)
+    def note(self, facts: Facts) -> None:
+        """What was read of the spectrum before the work, in units of A."""
+        exponent = facts.exponent.astype(int)
+        self.lambda_max, self.ridge = np.ldexp(facts.upper, exponent), np.ldexp(facts.ridge, exponent)
+        if facts.low is not None:
+            self.lambda_min = np.ldexp(facts.low, exponent)
 
     def account(self, outcome: Outcome) -> None:
         """Add the outcome's work."""
@@ -61,70 +69,64 @@ class Ledger:
         self.steps += outcome.steps
         self.strategy, self.precision, self.schedule = outcome.strategy, outcome.precision, outcome.schedule
 
-    def take(self, rows: Tensor, result: SolveResult) -> None:
+    def take(self, rows: Array, result: SolveResult) -> None:
         """The answers of a solve for the matrices at `rows` alone."""
         stats = result.stats
-        self.Z[rows] = result.Z
-        held = (self.error, self.residual, self.amplification, self.lambda_min, self.codes)
-        new = (stats.error, stats.residual, stats.amplification, stats.lambda_min, stats.status_code)
-        for old, value in zip(held, new, strict=True):
-            old[rows] = value
+        self.Z[torch.from_numpy(rows)] = result.Z
+        for name in ("error", "residual", "amplification", "lambda_min", "lambda_max"):
+            getattr(self, name)[rows] = getattr(stats, name).cpu().numpy()
+        self.codes[rows] = stats.status_code.cpu().numpy()
         self.products, self.steps, self.fallbacks = stats.products, stats.steps, list(stats.fallbacks)
         self.strategy, self.precision, self.schedule = stats.strategy, stats.precision, result.schedule
 
-    def record(self, index: Tensor, Z: Tensor, certificate: Certificate) -> None:
-        """Take the answer where it is better than the one there is; the first one as it is."""
-        held = (self.error, self.residual, self.amplification)
+    def record(self, rows: Array, Z: Tensor, certificate: Certificate) -> None:
+        """Take the answer where it is better than the one there is; the first one (written to `Z` itself) as it is."""
         if self.strategy == "none":
-            self.Z.copy_(Z)
-            for old, new in zip(held, certificate, strict=True):
-                old.copy_(new)
+            self.error, self.residual, self.amplification = certificate
             return
-        better = certificate.error < self.error[index]
-        kept = torch.where(better[:, None, None], Z.to(self.Z.dtype), self.Z[index])
-        self.Z.index_copy_(0, index, kept)
-        for old, new in zip(held, certificate, strict=True):
-            old.index_copy_(0, index, torch.where(better, new.double(), old[index]))
+        better = np.flatnonzero(certificate.error < self.error[rows])
+        self.Z[torch.from_numpy(rows[better])] = Z[torch.from_numpy(better)]
+        for held, new in zip((self.error, self.residual, self.amplification), certificate, strict=True):
+            held[rows[better]] = new[better]
 
 
-def settle(case: Case, ledger: Ledger, index: Tensor, outcome: Outcome, low: float, high: float) -> bool:
+def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float, high: float) -> bool:
     """Certify an outcome, record it, and climb for the matrices that miss the tolerance.
 
     Args:
         case: The problem (or the part of it that is left).
         ledger: Where answers go.
-        index: Rows of the ledger that `case` stands for.
+        rows: Rows of the ledger that `case` stands for.
         outcome: What was computed.
         low, high: The spectrum as far as it is known.
 
     Returns:
         Whether every matrix of the case met the tolerance in the end. One synchronisation, and one more for each rung.
     """
-    certificate = case.certify(outcome)
-    Z = case.deliver(outcome)
-    fits = _representable(Z, ledger.Z.dtype)
-    certificate = certificate._replace(error=torch.where(fits, certificate.error, torch.inf))
-    ledger.record(index, Z, certificate)
+    Z = ledger.Z if ledger.strategy == "none" else ledger.Z.new_empty((rows.size, *ledger.Z.shape[1:]))
+    certificate, lowest, highest = case.certify(outcome, Z)
+    ledger.record(rows, Z, certificate)
     ledger.account(outcome)
-    doubtful = _note_spectrum(case, ledger, index, outcome)
-    failed = (~(certificate.error <= case.problem.tol) | doubtful).nonzero()[:, 0]
-    if failed.numel() == 0:
+    failed = ~(certificate.error <= case.problem.tol)
+    if outcome.lowest is not None:
+        ledger.lambda_min[rows] = np.ldexp(lowest, case.exponents())
+    if outcome.highest is not None:
+        # A backward stable λmax is off by a modest multiple of u·‖A‖, for which n·u is room.
+        bound = np.ldexp(highest, case.exponents()) * (1 + 2 * case.problem.n * precision(outcome.precision).unit_roundoff)
+        ledger.lambda_max[rows] = np.fmin(ledger.lambda_max[rows], bound)
+    doubtful = suspicious(outcome, lowest, highest, case.problem)
+    failed |= doubtful
+    if not failed.any():
         return True
-    if case.options.fallback and _climb(case, ledger, index, outcome, failed, low, high):
+    if case.options.fallback and _climb(case, ledger, rows, outcome, np.flatnonzero(failed), low, high):
         return True
-    if outcome.eigenvalues is not None and outcome.precision == "fp64":
-        _judge(case, ledger, index, outcome, doubtful.nonzero()[:, 0])
+    if doubtful.any():
+        _judge(case, ledger, rows, outcome, np.flatnonzero(doubtful))
     return False
 
 
-def _representable(Z: Tensor, dtype: torch.dtype) -> Tensor:
-    """Whether every entry is finite and within the range of `dtype`, `(b,)`."""
-    largest = torch.maximum(Z.amax((-2, -1)), -Z.amin((-2, -1)))
-    return largest <= torch.finfo(dtype).max
-
-
 def _climb(
-    case: Case, ledger: Ledger, index: Tensor, outcome: Outcome, failed: Tensor, low: float, high: float
+    case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Array, low: float, high: float
 ) -> bool:
     """The next rung: more steps from where the iteration stands, or a better way for those that failed.
 
@@ -134,31 +136,23 @@ def _climb(
     again = outcome.resume() if outcome.resume else None
     if again is not None:
         ledger.fallbacks.append("more steps")
-        return settle(case, ledger, index, again, low, high)
+        return settle(case, ledger, rows, again, low, high)
     rung = _next_rung(case, outcome, low, high)
     if rung is None:
         return False
     ledger.fallbacks.append(f"{rung.strategy} in {rung.precision}")
     part = case.select(failed)
-    return settle(part, ledger, index[failed], part.run(rung, low, high), low, high)
+    return settle(part, ledger, rows[failed], part.run(rung, low, high), low, high)
 
 
-def _note_spectrum(case: Case, ledger: Ledger, index: Tensor, outcome: Outcome) -> Tensor:
-    """Record λmin where eigenvalues were found; True where float64 ones do not show a definite matrix."""
-    if outcome.lowest is not None:
-        ledger.lambda_min.index_copy_(0, index, torch.ldexp(outcome.lowest.double(), case.matrix.exponent))
-    if outcome.eigenvalues is None or outcome.eigenvalues.dtype is not torch.float64:
-        return torch.zeros_like(index, dtype=torch.bool)
-    return suspicious(outcome.eigenvalues, 1 if case.problem.exponent > 0 else -1)
-
-
-def _judge(case: Case, ledger: Ledger, index: Tensor, outcome: Outcome, rows: Tensor) -> None:
+def _judge(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, doubtful: Array) -> None:
     """Say of every doubtful matrix what is wrong with it."""
-    if rows.numel() and outcome.eigenvalues is not None:
-        matrix = case.matrix.matrix(torch.float64)[rows]
-        ledger.codes[index[rows]] = spectrum_status(matrix, outcome.eigenvalues[rows])
-        # A graded matrix has eigenvalues that float64's eigh cannot resolve: nothing is known of the error.
-        ledger.error[index[rows]] = torch.inf
+    assert outcome.eigenvalues is not None
+    index = torch.from_numpy(doubtful)
+    matrix = case.matrix.matrix(torch.float64)[index]
+    ledger.codes[rows[doubtful]] = spectrum_status(matrix, outcome.eigenvalues[index]).cpu().numpy()
+    # A graded matrix has eigenvalues that float64's eigh cannot resolve: nothing is known of the error.
+    ledger.error[rows[doubtful]] = np.inf
 
 
 def _next_rung(case: Case, outcome: Outcome, low: float, high: float) -> Candidate | None:

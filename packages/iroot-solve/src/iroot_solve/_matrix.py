@@ -1,33 +1,35 @@
 """The matrix as the solvers see it: scaled by an exact power of two, symmetric, damped, with its spectral bounds.
 
-A_s = 2^-e·(sym(A) + ridge·I) has its spectrum in (−1, 1). The numbers that a plan needs are read in one
-synchronisation.
+A_s = 2^-e·(sym(A) + ridge·I) has entries at most 1. It is built in the dtype that is asked for, straight from what was
+passed: a float64 one then holds the ridge unrounded.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from iroot_precond import (
     Congruence,
     aol_scaling,
-    binary_exponent,
+    inflation,
     jacobi_scaling,
-    precond_spd,
+    power_of_two,
     ritz_extremes,
     row_norm_scaling,
     row_sum_bound,
     ruiz_scaling,
     scale_by_power_of_two,
-    symmetric_part,
+    scaled_bound,
+    symmetric_action,
 )
 from torch import Tensor
 
 from iroot_solve._config import PrecondConfig
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
-from iroot_solve._thin import thin
+from iroot_solve._scales import Scales, norm
 
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
 LANCZOS_STEPS = 20
@@ -40,6 +42,14 @@ class Damping:
 
     ridge: float = 0.0
     ridge_rel: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("ridge", self.ridge), ("ridge_rel", self.ridge_rel)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value!r} must be finite and ≥ 0")
+
+    def __bool__(self) -> bool:
+        return bool(self.ridge or self.ridge_rel)
 
     def amount(self, A: Tensor) -> Tensor:
         """Per matrix, in units of A, in float64."""
@@ -58,109 +68,136 @@ class ScaledMatrix:
         seed: Of the Lanczos start.
 
     Attributes:
-        exponent: e, int32 `(b,)`.
+        scales: The powers of two that A, B and Z are scaled by.
+        exponent: e, int32 `(b,)`: that of `scales` and `shift`.
+        shift: What `normalise` added to e, `None` before it; no multiple of s.
         ridge: What is added to A's diagonal, in units of A, float64 `(b,)`.
-        upper: Bound of λmax(A_s), `(b,)`.
+        upper: Bound of λmax(A_s), float64 `(b,)`: ‖A_s‖_F, or what is tighter.
         defect: ‖A − Aᵀ‖_F/‖A‖_F, `(b,)`.
         scale: The congruence that was applied (p = 1), or `None`.
         precond: What the preconditioner setting did, in words.
     """
 
+    upper: Tensor
+    defect: Tensor
+
     def __init__(
         self, problem: Problem, damping: Damping, config: PrecondConfig, ws: SolveWorkspace, seed: int
     ) -> None:
-        self.problem, self.ws, self.seed = problem, ws, seed
+        self.problem, self.damping, self.config, self.ws, self.seed = problem, damping, config, ws, seed
+        self.scale: Congruence | None = None
+        self.shift: Tensor | None = None
+        self._built: dict[torch.dtype, Tensor] = {}
         self._blank: Tensor | None = None
-        self._other: Tensor | None = None
-        A = problem.A
-        self.ridge = damping.amount(A)
-        stored = A if A.dtype is problem.storage else ws.buffer("A_in", A.shape, problem.storage, A.device).copy_(A)
-        self._applied = config.mode if problem.exponent == -1 and config.mode in CONGRUENCES else "none"
-        S, T = ws.like("S", stored), ws.like("T", stored)
-        if damped := bool(damping.ridge or damping.ridge_rel) or self._applied != "none":
-            # The defect of A alone: neither a ridge nor a congruence may hide or enlarge it.
-            self.defect = _defect(scale_by_power_of_two(stored, binary_exponent(stored), out=S), T)
-        S, record = precond_spd(
-            stored,
-            self._applied,
-            config.eps,
-            config.ruiz_iters,
-            damping.ridge_rel,
-            config.l_target,
-            config.lambda_max_est,
-            config.lambda_max_power_iters,
-            config.lambda_max_safety,
-            ridge=damping.ridge,
-            out=S,
-            work=T,
-        )
-        self.exponent, self.upper = record.exponent, record.lambda_max
-        self.scale = record.scale if isinstance(record.scale, Congruence) else None
-        if not damped:
-            self.defect = _defect(S, T)
-        self.S = symmetric_part(S, out=T)
-        self.precond = self._tighten(config)
+        self._applied = config.mode in CONGRUENCES and problem.exponent == -1
+        ridge = damping.amount(problem.A) if damping else None
+        self.scales = Scales(problem, ridge)
+        self.exponent = self.scales.exponent
+        self.ridge = torch.zeros_like(self.scales.size) if ridge is None else ridge
+        self.precond = f"{config.mode}: not needed" if config.mode != "none" else "none"
 
-    def _tighten(self, config: PrecondConfig) -> str:
-        """Bounds that the preconditioner setting adds: λmax(A) ≤ λmax(D·A·D)·max d⁻²."""
-        if self._applied != "none":
-            return f"{self._applied}: applied and undone"
-        if config.mode not in CONGRUENCES:
-            return config.mode if config.mode == "none" else f"{config.mode}: bound"
-        make = {"jacobi": jacobi_scaling, "aol": aol_scaling, "row-norm": row_norm_scaling}.get(config.mode)
-        scale = make(self.S) if make else ruiz_scaling(self.S, iters=config.ruiz_iters)
-        bound = row_sum_bound(scale.apply(self.S, out=self.ws.like("R", self.S))) * scale.d.pow(-2).amax(-1)
-        self.upper = torch.minimum(self.upper, torch.where(bound > 0, bound, torch.inf))
-        return f"{config.mode}: bound only (D·A·D has other roots than A)"
+    @property
+    def scaled_ridge(self) -> Tensor:
+        """What is added to the diagonal of A_s, float64 `(b,)`."""
+        return self.ridge * power_of_two(-self.exponent, torch.float64)
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """A_s in `dtype`."""
+        if dtype not in self._built:
+            narrower = dtype is torch.float32 and self.problem.storage is torch.float64
+            self._built[dtype] = self._narrowed() if narrower else self._build(dtype)
+        return self._built[dtype]
+
+    def _narrowed(self) -> Tensor:
+        """The float64 A_s in float32: its magnitude may have been beyond float32 before the scaling."""
+        A = self.matrix(torch.float64)
+        return self.ws.buffer("A float32", A.shape, torch.float32, A.device).copy_(A)
+
+    def _build(self, dtype: torch.dtype) -> Tensor:
+        """From A as passed; the first one gives `upper` and `defect`, which neither ridge nor congruence may hide."""
+        A, first = self.problem.A, not self._built
+        half = self.scales.half(dtype)
+        T = torch.mul(A, half, out=self.ws.buffer(f"T {dtype}", A.shape, dtype, A.device))
+        S = _with_transpose(T, self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device))
+        if first:
+            size = norm(T)
+            self.upper = size * (2 * inflation(A.shape[-1], dtype))
+            # T − S/2 = (T − Tᵀ)/2, and a zero matrix is symmetric.
+            self.defect = norm(T.sub_(S, alpha=0.5)).mul_(2).div_(size.clamp_min(1e-300))
+        if self.damping:
+            S.diagonal(dim1=-2, dim2=-1).add_(self.scaled_ridge[:, None])
+            self.upper = self.upper + self.scaled_ridge if first else self.upper
+        if self._applied:
+            self._congruence(S)
+        if self.shift is not None:
+            scale_by_power_of_two(S, self.shift, out=S)
+        if self._blank is not None:
+            S.masked_fill_(self._blank, 0.0)
+        return S
+
+    def _congruence(self, S: Tensor) -> None:
+        """S ← D·S·D, the same D in every dtype."""
+        if self.scale is None:
+            self.scale, self.precond = self._scaling(S), f"{self.config.mode}: applied and undone"
+            self.upper = norm(self.scale.apply(S, out=S)) * inflation(S.shape[-1], S.dtype)
+        else:
+            Congruence(self.scale.d.to(S.dtype)).apply(S, out=S)
+
+    def _scaling(self, S: Tensor) -> Congruence:
+        mode, eps = self.config.mode, self.config.eps
+        if mode == "ruiz":
+            return ruiz_scaling(S, iters=self.config.ruiz_iters, eps=eps)
+        make = {"jacobi": jacobi_scaling, "aol": aol_scaling, "row-norm": row_norm_scaling}
+        return make[mode](S, eps=eps)
+
+    def tighten(self) -> None:
+        """Bounds that cost passes over the matrix: row sums, or what the preconditioner setting asks for.
+
+        A congruence bounds λmax(A) ≤ λmax(D·A·D)·max d⁻²."""
+        S, config, mode = self.matrix(self.problem.storage), self.config, self.config.mode
+        generator = torch.Generator().manual_seed(self.seed)
+        T = self.ws.buffer(f"T {S.dtype}", S.shape, S.dtype, S.device)
+        self._bound(scaled_bound(S, config.lambda_max_est, config.lambda_max_safety, generator=generator, work=T))
+        if self._applied or mode == "none":
+            return
+        self.precond = f"{mode}: bound"
+        if mode in CONGRUENCES:
+            scale = self._scaling(S)
+            self._bound(row_sum_bound(scale.apply(S, out=T)) * scale.d.pow(-2).amax(-1))
+            self.precond = f"{mode}: bound only (D·A·D has other roots than A)"
+
+    def _bound(self, bound: Tensor) -> None:
+        """Take a bound where it is smaller; NaN, of a matrix that is not finite, stays."""
+        self.upper = torch.minimum(self.upper, torch.where(bound > 0, bound.double(), torch.inf))
 
     def ritz(self, steps: int = LANCZOS_STEPS) -> tuple[Tensor, Tensor]:
         """Ritz values (θmin, θmax) of A_s, estimates from inside; `upper` gains θmax + β."""
+        S = self.matrix(self.problem.storage)
         generator = torch.Generator().manual_seed(self.seed)
-        low, high, beta = ritz_extremes(lambda V: thin(self.S, V), self.S, steps, generator)
-        bound = (torch.maximum(high, -low) + beta) * (1 + 4 * (self.S.shape[-1] + 4) * torch.finfo(self.S.dtype).eps)
-        self.upper = torch.minimum(self.upper, torch.where(bound > 0, bound, torch.inf))
+        low, high, beta = ritz_extremes(symmetric_action(S), S, steps, generator)
+        self._bound((torch.maximum(high, -low) + beta) * inflation(S.shape[-1], S.dtype))
         return low, high
-
-    def matrix(self, dtype: torch.dtype) -> Tensor:
-        """A_s in `dtype`: float64 is built from what was passed, so that the ridge is not rounded to float32."""
-        if dtype is self.S.dtype:
-            return self.S
-        if self._other is None:
-            self._other = self._converted(dtype)
-        return self._other
-
-    def _converted(self, dtype: torch.dtype) -> Tensor:
-        if dtype is torch.float32:  # of a float64 matrix, whose magnitude may lie beyond float32
-            return self.ws.buffer("A32", self.S.shape, dtype, self.S.device).copy_(self.S)
-        A = self.problem.A
-        buffer = self.ws.buffer("A_in64", A.shape, dtype, A.device).copy_(A)
-        scaled = scale_by_power_of_two(buffer, self.exponent, out=buffer)
-        result = symmetric_part(scaled, out=self.ws.buffer("A64", A.shape, dtype, A.device))
-        result.diagonal(dim1=-2, dim2=-1).add_(torch.ldexp(self.ridge, -self.exponent)[:, None])
-        if self.scale is not None:  # A_s = 2^-e·D·A·D with D powers of two: D·(2^-e·A)·D is exact too
-            self.scale.apply(result, out=result)
-        return result if self._blank is None else result.masked_fill_(self._blank, 0.0)
 
     def blank(self) -> Tensor:
         """Put zeros in place of matrices that are not finite, which factorisations refuse; `(b,)`, False for those."""
         finite = self.upper.isfinite()
-        self._blank, self._other = ~finite[:, None, None], None
-        self.S.masked_fill_(self._blank, 0.0)
+        self._blank = ~finite[:, None, None]
+        for S in self._built.values():
+            S.masked_fill_(self._blank, 0.0)
         return finite
 
-    def normalise(self) -> None:
-        """Scale again, so that `upper` lies in [1/2, 1): a plan for [λ, 1] then fits without reading `upper`."""
-        shift, self._other = torch.frexp(self.upper).exponent, None
-        scale_by_power_of_two(self.S, shift, out=self.S)
-        self.exponent, self.upper = self.exponent + shift, torch.ldexp(self.upper, -shift)
+    def normalise(self) -> Tensor:
+        """Scale again by 2^-shift, so that `upper` lies in [1/2, 1): steps for [l, 1] fit without reading `upper`."""
+        self.shift = torch.frexp(self.upper).exponent
+        for S in self._built.values():
+            scale_by_power_of_two(S, self.shift, out=S)
+        self.exponent, self.upper = self.exponent + self.shift, torch.ldexp(self.upper, -self.shift)
+        return self.shift
 
 
-def _defect(S: Tensor, work: Tensor) -> Tensor:
-    """‖S − Sᵀ‖_F/‖S‖_F `(b,)`."""
-    return _norm(torch.sub(S, S.mT, out=work)) / _norm(S).clamp_min(torch.finfo(S.dtype).tiny)
-
-
-def _norm(A: Tensor) -> Tensor:
-    """Frobenius norms `(b,)`; the entries are near 1, so nothing overflows."""
-    norm: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(A, dim=-1), dim=-1)
-    return norm
+def _with_transpose(T: Tensor, out: Tensor) -> Tensor:
+    """T + Tᵀ. Large single matrices on a CPU by a blocked transposition: torch.add reads a cache line a number."""
+    if T.device.type == "cpu" and T.shape[0] == 1 and T.shape[-1] >= 1024:
+        out[0].copy_(T[0].mT)
+        return out.add_(T)
+    return torch.add(T, T.mT, out=out)

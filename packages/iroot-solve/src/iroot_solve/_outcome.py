@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from iroot_solve._certificate import Action, Power
+from iroot_solve._certificate import Root
 
 
 @dataclass
@@ -17,9 +17,8 @@ class Outcome:
 
     Attributes:
         Z: `(b, n, k)` in the precision it was computed in; a buffer of the workspace.
-        power: The action of powers of the computed root.
+        root: The computed root, as the certificate sees it.
         judge: dtype in which the residual is to be evaluated.
-        roundoff: Unit roundoff of the products that applied the root to B.
         strategy: Its name.
         precision: Its precision.
         steps: Steps of the iteration.
@@ -27,15 +26,13 @@ class Outcome:
         schedule: The plan.
         eigenvalues: `(b, n)` ascending, where the strategy found them.
         lowest: `(b,)` estimate of λmin, where the strategy has one.
+        highest: `(b,)` λmax to rounding, where the strategy found it.
         resume: Goes on from before the last step, for a spectrum whose lower end is smaller than planned.
-        ends: The root is cheap to apply, so that the certificate may do so often.
-        drift: W ↦ an error of W = X·V that the residuals of powers of X cannot see.
     """
 
     Z: Tensor
-    power: Power
+    root: Root
     judge: torch.dtype
-    roundoff: float
     strategy: str
     precision: str
     schedule: object
@@ -43,6 +40,5 @@ class Outcome:
     products: dict[str, int] = field(default_factory=dict)
     eigenvalues: Tensor | None = None
     lowest: Tensor | None = None
+    highest: Tensor | None = None
     resume: Callable[[], Outcome | None] | None = None
-    drift: Action | None = None
-    ends: bool = True

@@ -8,14 +8,15 @@ the middle of these ranges; Cholesky's is a cautious guess, as its backward erro
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from iroot_kernels import precision
 
 FLOOR = 8.0
 
 
-def rounding_error(strategy: str, precision_name: str, kappa: float, exponent: Fraction) -> float:
-    """Predicted relative error of Z from rounding alone."""
+def rounding_error(strategy: str, precision_name: str, kappa: Any, exponent: Fraction) -> Any:
+    """Predicted relative error of Z from rounding alone; a number for a number, an array for an array."""
     s, q = exponent.denominator, abs(exponent.numerator)
     u = precision(precision_name).unit_roundoff
     if strategy == "eigh":

@@ -94,6 +94,8 @@ def read_problem(
 
 def _flatten(A: Tensor, B: Tensor, exponent: Fraction, tol: float, vector: bool) -> Problem:
     n, k = B.shape[-2:]
+    if A.ndim == B.ndim == 2:
+        return Problem(A[None], B[None], exponent, tol, A.shape[:0], B.shape[:-1] if vector else B.shape, False)
     try:
         batch: torch.Size = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])  # type: ignore[no-untyped-call]
     except RuntimeError:

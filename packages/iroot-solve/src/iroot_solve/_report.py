@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from iroot_solve._case import Case
+from iroot_solve._certificate import Array
 from iroot_solve._errors import StagnationWarning
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveResult, SolveStats, SolveWorkspace, Status, unshape
 from iroot_solve._verdict import NO_ANSWER, error_for
+
+FIRST_WITHOUT = int(min(NO_ANSWER))
+CONVERGED, STAGNATED = np.int8(Status.converged), np.int8(Status.stagnated)
 
 
 @dataclass
@@ -30,10 +35,10 @@ class Report:
     def finish(self) -> SolveResult:
         """Decide every status, then return, warn or raise."""
         self._decide()
-        codes = self.ledger.codes.tolist()
-        self._blank([i for i, code in enumerate(codes) if code in NO_ANSWER])
+        codes = self.ledger.codes
+        self._blank(codes >= FIRST_WITHOUT)
         if self.options.on_failure == "nan":
-            self.ledger.Z[[i for i, code in enumerate(codes) if code == Status.stagnated]] = torch.nan
+            self._forget(codes == Status.stagnated)
         result = self.result()
         error = error_for(self.problem, result, codes)
         if error is not None and self.options.on_failure == "raise":
@@ -45,59 +50,58 @@ class Report:
     def _decide(self) -> None:
         """Converged where the error meets the tolerance, unless the spectrum has already said otherwise."""
         ledger, problem = self.ledger, self.problem
-        if not self.options.verify:
-            found = torch.full_like(ledger.codes, int(Status.unverified))
-        else:
-            reachable = problem.tol >= 2 * problem.unit_roundoff
-            reached = (ledger.error <= problem.tol) & reachable
-            found = torch.where(reached, int(Status.converged), int(Status.stagnated)).to(torch.int8)
-        decided = ledger.codes >= int(min(NO_ANSWER))
-        ledger.codes = torch.where(decided, ledger.codes, found)
+        found: Array = np.full_like(ledger.codes, Status.unverified)
+        if self.options.verify:
+            limit = problem.tol if problem.tol >= 2 * problem.unit_roundoff else -1.0
+            found = np.where(ledger.error <= limit, CONVERGED, STAGNATED)
+        ledger.codes = np.where(ledger.codes >= FIRST_WITHOUT, ledger.codes, found)
 
-    def _blank(self, rows: list[int]) -> None:
+    def _blank(self, rows: Array) -> None:
         """No answer: NaN, with an infinite error."""
-        if rows:
-            self.ledger.Z[rows] = torch.nan
-            self.ledger.error[rows] = torch.inf
+        self._forget(rows)
+        self.ledger.error[rows] = np.inf
+
+    def _forget(self, rows: Array) -> None:
+        if rows.any():
+            self.ledger.Z[torch.from_numpy(np.flatnonzero(rows)).to(self.ledger.Z.device)] = torch.nan
 
     def result(self) -> SolveResult:
         """The result as the ledger stands."""
-        Z = self.problem.restore(self.ledger.Z) if self.options.out is None else self.options.out
-        return SolveResult(Z, self.ws, self._stats(), self.ledger.schedule)
-
-    def _stats(self) -> SolveStats:
-        ledger = self.ledger
-        upper, lowest, ridge = self._spectrum()
-        limit = self.problem.n * self.problem.unit_roundoff * upper
-
-        def shaped(values: Tensor) -> Tensor:
-            return unshape(values, self.problem.batch)
-
-        return SolveStats(
-            status_code=shaped(ledger.codes),
-            error=shaped(ledger.error if self.options.verify else torch.full_like(ledger.error, torch.nan)),
-            residual=shaped(ledger.residual if self.options.verify else torch.full_like(ledger.error, torch.nan)),
-            amplification=shaped(ledger.amplification),
-            lambda_max=shaped(upper),
-            lambda_min=shaped(lowest),
-            kappa_proxy=shaped(torch.where(lowest <= 0, torch.inf, upper / lowest)),
-            ridge=shaped(ridge),
-            data_limited=shaped((lowest > 0) & (lowest < limit)),
+        ledger, batch = self.ledger, self.problem.batch
+        error, residual = (ledger.error, ledger.residual) if self.options.verify else np.full((2, self.problem.count), np.nan)
+        held = (error, residual, ledger.amplification, ledger.lambda_max, ledger.lambda_min, ledger.ridge)
+        tensors = unshape(self._on_device(np.stack(held)), batch).unbind(0)
+        stats = SolveStats(
+            unshape(self._on_device(ledger.codes), batch),
+            *tensors,
             strategy=ledger.strategy,
             precision=ledger.precision,
             products=ledger.products,
             steps=ledger.steps,
             fallbacks=tuple(ledger.fallbacks),
             precond="none" if self.case is None else self.case.matrix.precond,
+            noise=self.problem.n * self.problem.unit_roundoff,
         )
+        return SolveResult(self.Z, self.ws, stats, ledger.schedule)
 
-    def _spectrum(self) -> tuple[Tensor, Tensor, Tensor]:
-        """λmax bound, λmin estimate and ridge, in units of A."""
-        lowest = self.ledger.lambda_min
-        if self.case is None:
-            nothing = torch.zeros_like(lowest)
-            return nothing, lowest, nothing
-        matrix = self.case.matrix
-        ritz = torch.ldexp(self.case.ends[0].double(), matrix.exponent)
-        lowest = torch.where(lowest.isnan(), ritz, lowest)
-        return torch.ldexp(matrix.upper.double(), matrix.exponent), lowest, matrix.ridge
+    @property
+    def Z(self) -> Tensor:
+        """Z in the caller's shape."""
+        return self.problem.restore(self.ledger.Z) if self.options.out is None else self.options.out
+
+    def _on_device(self, values: Array) -> Tensor:
+        """Beside Z, and the host does not wait for it."""
+        tensor, device = torch.from_numpy(values), self.ledger.Z.device
+        return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+    def blind(self, case: Case) -> SolveResult:
+        """The result where nothing was read: what is known of the spectrum stays on the device."""
+        result, matrix = self.result(), case.matrix
+        assert case.ends is not None
+        known = {
+            "lambda_max": torch.ldexp(matrix.upper, matrix.exponent),
+            "lambda_min": torch.ldexp(case.ends[0].double(), matrix.exponent),
+            "ridge": matrix.ridge,
+        }
+        stats = replace(result.stats, **{name: unshape(value, self.problem.batch) for name, value in known.items()})
+        return result._replace(stats=stats)

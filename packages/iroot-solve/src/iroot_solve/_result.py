@@ -34,10 +34,7 @@ class SolveStats:
             random B.
         lambda_max: Bound of the largest eigenvalue of A + ridge, in units of A.
         lambda_min: Estimate of the smallest (exact to rounding where `eigh` ran), in units of A.
-        kappa_proxy: lambda_max/lambda_min.
         ridge: What was added to the diagonal, in units of A.
-        data_limited: 0 < λmin < n·u·λmax with u of the input's dtype: the digits of A, not the solver, limit the
-            answer.
         strategy: The strategy that gave the answer (of the last rung taken).
         precision: Its precision.
         products: Work by kind: `square` (n×n by n×n products), `columns` (right-hand columns multiplied by an n×n
@@ -45,6 +42,7 @@ class SolveStats:
         steps: Steps of the iteration.
         fallbacks: Rungs of the ladder taken, in order.
         precond: What the preconditioner setting did.
+        noise: n·u with u of the input's dtype.
     """
 
     status_code: Tensor
@@ -53,15 +51,24 @@ class SolveStats:
     amplification: Tensor
     lambda_max: Tensor
     lambda_min: Tensor
-    kappa_proxy: Tensor
     ridge: Tensor
-    data_limited: Tensor
     strategy: str
     precision: str
     products: dict[str, int]
     steps: int
     fallbacks: tuple[str, ...] = ()
     precond: str = "none"
+    noise: float = 0.0
+
+    @property
+    def kappa_proxy(self) -> Tensor:
+        """lambda_max/lambda_min; infinite where λmin ≤ 0."""
+        return torch.where(self.lambda_min <= 0, torch.inf, self.lambda_max / self.lambda_min)
+
+    @property
+    def data_limited(self) -> Tensor:
+        """0 < λmin < n·u·λmax: the digits of A, not the solver, limit the answer."""
+        return (self.lambda_min > 0) & (self.lambda_min < self.noise * self.lambda_max)
 
     @property
     def status(self) -> Any:
@@ -110,5 +117,8 @@ def _names(codes: Any) -> Any:
 
 
 def unshape(values: Tensor, shape: torch.Size) -> Tensor:
-    """Per-matrix values `(b,)` in the shape of the batch; one value serves a batch of right-hand sides."""
-    return values.expand(shape.numel()).reshape(shape) if values.numel() == 1 else values.reshape(shape)
+    """Per-matrix values `(…, b)` in the shape of the batch; one value serves a batch of right-hand sides."""
+    count = shape.numel()
+    if values.shape[-1] != count:
+        values = values.expand(*values.shape[:-1], count)
+    return values.reshape(values.shape[:-1] + shape)

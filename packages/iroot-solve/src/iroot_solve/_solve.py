@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+import numpy as np
 import torch
+from iroot_kernels import precision
 from torch import Tensor
 
-from iroot_solve._case import Case, Facts, task_of
+from iroot_solve._case import Case, task_of
+from iroot_solve._certificate import Array
 from iroot_solve._choose import ITERATIONS, choose
 from iroot_solve._errors import PreconditionerIgnoredWarning
 from iroot_solve._ladder import Ledger, settle
@@ -17,7 +21,14 @@ from iroot_solve._options import Options
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
-from iroot_solve._spectrum import candidate_for, first_status, require_symmetric, spectrum, wants_ritz
+from iroot_solve._spectrum import (
+    candidate_for,
+    first_candidate,
+    first_status,
+    require_symmetric,
+    spectrum,
+    wants_ritz,
+)
 
 # λmax of a normalised matrix, as a share of its Lanczos bound: 1.2–1.3 was seen, and scaling to [1/2, 1) adds up to 2.
 BLIND_SHARE = 0.35
@@ -26,73 +37,72 @@ BLIND_SHARE = 0.35
 def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) -> SolveResult:
     """The solver behind every public function for symmetric positive definite matrices."""
     ws = SolveWorkspace() if workspace is None else workspace
-    with torch.no_grad(), torch.autocast(problem.A.device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(problem.A.device.type):
         ledger = Ledger.empty(_destination(problem, options.out))
         task_of(problem, options).check(options.strategy)
         if problem.empty:
-            ledger.codes.fill_(int(Status.converged))
-            ledger.error.zero_()
+            ledger.codes[:], ledger.error[:] = Status.converged, 0.0
             return Report(problem, options, ws, ledger).result()
         case = Case(problem, options, ws)
         _warn_if_ignored(problem, options)
         return _blind(case, ledger) if options.blind else _checked(case, ledger)
 
 
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Entering torch.autocast costs as much as ten operations: only where it is on."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 def _checked(case: Case, ledger: Ledger) -> SolveResult:
     """The usual way: read the facts, choose, run, certify, climb."""
     options, problem = case.options, case.problem
     if wants_ritz(case):
-        case.ritz()
+        case.look()
+    else:
+        case.matrix.matrix(precision(first_candidate(case).precision).storage)
     facts = case.read()
     require_symmetric(problem, facts)
-    sign = 1 if problem.exponent > 0 else -1
-    early = [first_status(fact, sign) for fact in facts]
-    if any(status is not None for status in early):
-        return _around(case, ledger, facts, early)
+    ledger.note(facts)
+    early = first_status(facts, problem.exponent.numerator)
+    if early is not None:
+        return _around(case, ledger, early)
     known = spectrum(case, facts)
     if known.broken_promise:
         ledger.fallbacks.append(f"own bound: lambda_max={options.lambda_max:g} is below a Ritz value")
     outcome = case.run(candidate_for(case, known), known.low, known.high)
-    report = Report(problem, options, case.ws, ledger, case)
-    if not options.verify:
-        ledger.Z.copy_(case.deliver(outcome))
+    if options.verify:
+        settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)
+    else:
+        case.deliver(outcome, ledger.Z)
         ledger.account(outcome)
-        return report.finish()
-    index = torch.arange(problem.count, device=ledger.Z.device)
-    if settle(case, ledger, index, outcome, known.low, known.bound) and problem.tol >= 2 * problem.unit_roundoff:
-        ledger.codes.fill_(int(Status.converged))
-        return report.result()
-    return report.finish()
+    return Report(problem, options, case.ws, ledger, case).finish()
 
 
-def _around(case: Case, ledger: Ledger, facts: list[Facts], early: list[Status | None]) -> SolveResult:
+def _around(case: Case, ledger: Ledger, early: Array) -> SolveResult:
     """Some matrices have no answer: the others are solved without them."""
     problem, options = case.problem, case.options
-    codes = [int(Status.stagnated if status is None else status) for status in early]
-    ledger.codes.copy_(torch.tensor(codes, dtype=torch.int8))
-    zero = [i for i, status in enumerate(early) if status is Status.converged]
-    ledger.Z[zero], ledger.error[zero] = 0.0, 0.0
+    ledger.codes[:] = np.where(early < 0, Status.stagnated, early)
+    zero = np.flatnonzero(early == Status.converged)
+    ledger.Z[torch.from_numpy(zero)], ledger.error[zero] = 0.0, 0.0
     report = Report(problem, options, case.ws, ledger, case)
-    fine = [i for i, status in enumerate(early) if status is None]
-    wrong = any(status not in (None, Status.converged) for status in early)
-    if (options.on_failure == "raise" and wrong) or not fine:
+    fine = np.flatnonzero(early < 0)
+    if (options.on_failure == "raise" and (early > Status.converged).any()) or not fine.size:
         return report.finish()
-    rows = torch.tensor(fine, device=problem.A.device)
+    rows = torch.from_numpy(fine).to(problem.A.device)
     part = replace(
         problem,
         A=problem.A[rows],
         B=None if problem.B is None else problem.B[rows],
-        batch=torch.Size((len(fine),)),
-        shape=torch.Size((len(fine), problem.n, problem.columns)),
+        batch=torch.Size((fine.size,)),
+        shape=torch.Size((fine.size, problem.n, problem.columns)),
     )
-    ledger.take(rows, solve(part, replace(options, on_failure="warn", quiet=True, out=None), None))
+    ledger.take(fine, solve(part, replace(options, on_failure="warn", quiet=True, out=None), None))
     return report.finish()
 
 
 def _blind(case: Case, ledger: Ledger) -> SolveResult:
     """Nothing is read back: the plan follows from the promised condition number alone."""
-    case.ritz()
-    case.matrix.normalise()
+    case.look()
     kappa, strategy = case.options.kappa_max, case.options.strategy
     assert kappa is not None
     if strategy == "auto":
@@ -100,11 +110,10 @@ def _blind(case: Case, ledger: Ledger) -> SolveResult:
     low, high = BLIND_SHARE / kappa, 1.0
     finite = case.matrix.blank()
     outcome = case.run(choose(case.task, low, high, strategy), low, high)
-    ledger.Z.copy_(case.deliver(outcome))
-    ledger.Z.masked_fill_(~finite[:, None, None], torch.nan)
+    case.deliver(outcome, ledger.Z).masked_fill_(~finite[:, None, None], torch.nan)
     ledger.account(outcome)
-    ledger.codes.fill_(int(Status.unverified))
-    return Report(case.problem, case.options, case.ws, ledger, case).result()
+    ledger.codes[:] = Status.unverified
+    return Report(case.problem, case.options, case.ws, ledger, case).blind(case)
 
 
 def _destination(problem: Problem, out: Tensor | None) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-import torch
+import numpy as np
 
 from iroot_solve._case import Case, Facts
-from iroot_solve._choose import ITERATIONS, Candidate, choose, on_grid
+from iroot_solve._certificate import Array
+from iroot_solve._choose import ITERATIONS, Candidate, Task, choose, on_grid
 from iroot_solve._cost import milliseconds
 from iroot_solve._matrix import LANCZOS_STEPS
 from iroot_solve._predict import rounding_error
@@ -39,10 +41,16 @@ class Spectrum:
 
 
 def wants_ritz(case: Case) -> bool:
-    """Whether knowing the spectrum's ends can pay: not where a factorisation in float64 costs less than looking."""
-    task, strategy, options = case.task, wanted_strategy(case), case.options
+    """Whether knowing the spectrum's ends can pay."""
+    options, strategy = case.options, wanted_strategy(case)
     if options.kappa_max is not None or options.lambda_max is not None or strategy in ITERATIONS:
         return strategy not in ("eigh", "cholesky")
+    return looking_pays(case.task, strategy)
+
+
+@lru_cache(maxsize=1024)
+def looking_pays(task: Task, strategy: str) -> bool:
+    """Not where a factorisation in float64 costs less than looking."""
     direct = strategy if strategy != "auto" else ("cholesky" if "cholesky" in task.strategies else "eigh")
     safe = choose(replace(task, precisions=("fp64",)), 0.5, 1.0, direct)
     look = LANCZOS_STEPS * (0.08 + milliseconds("skinny32", task.n, task.batch) / 2)
@@ -57,82 +65,91 @@ def wanted_strategy(case: Case) -> str:
     return "direct-solve" if "direct-solve" in task.strategies and 2 * task.k <= task.n else "materialize-root"
 
 
-def require_symmetric(problem: Problem, facts: list[Facts]) -> None:
+def require_symmetric(problem: Problem, facts: Facts) -> None:
     """ValueError where the defect is more than rounding explains."""
     limit = 8 * math.sqrt(problem.n) * problem.unit_roundoff
-    for i, fact in enumerate(facts):
-        if fact.defect > limit:
-            where = "A" if len(facts) == 1 else f"A[{i}]"
-            raise ValueError(
-                f"{where} (shape {tuple(problem.A.shape[-2:])}) is not symmetric: ‖A − Aᵀ‖_F = {fact.defect:.1e}·‖A‖_F,"
-                f" where rounding explains {limit:.1e}; pass (A + A.mT) / 2, or use solve_nonspd for a general matrix"
-            )
+    bad = np.flatnonzero(facts.defect > limit)
+    if bad.size:
+        where = "A" if problem.count == 1 else f"A[{bad[0]}]"
+        raise ValueError(
+            f"{where} (shape {tuple(problem.A.shape[-2:])}) is not symmetric: ‖A − Aᵀ‖_F = "
+            f"{facts.defect[bad[0]]:.1e}·‖A‖_F, where rounding explains {limit:.1e}; pass (A + A.mT) / 2, or use "
+            "solve_nonspd for a general matrix"
+        )
 
 
-def first_status(fact: Facts, exponent_sign: int) -> Status | None:
-    """What can be said before any heavy work (a positive power of zero is zero); `None`: go on."""
-    if not fact.upper < math.inf or not fact.finite:
-        return Status.nonfinite_input
-    if fact.upper == 0:
-        return Status.singular if exponent_sign < 0 else Status.converged
-    return None
+def first_status(facts: Facts, exponent_sign: int) -> Array | None:
+    """What can be said before any heavy work, −1 for nothing (a positive power of zero is zero); `None`: of none."""
+    finite = np.isfinite(facts.upper) & np.isfinite(facts.right)
+    zero = facts.upper == 0
+    if finite.all() and not zero.any():
+        return None
+    codes = np.where(zero, Status.singular if exponent_sign < 0 else Status.converged, -1)
+    return np.where(finite, codes, Status.nonfinite_input)
 
 
-def spectrum(case: Case, facts: list[Facts]) -> Spectrum:
+def spectrum(case: Case, facts: Facts) -> Spectrum:
     """The interval to plan for, from what was read."""
-    bound = max(fact.upper for fact in facts) or 1.0  # all zero: A^(q/s) of nothing
+    bound = float(facts.upper.max())
     high, broken = _promised(case, facts, bound)
     safety = case.options.schedule.coeff_safety
-    lows = [_low(case, fact, i) for i, fact in enumerate(facts)]
-    if any(low is None for low in lows):
+    lows = _lows(case, facts)
+    if lows is None:
         low, high = on_grid(case.options.l_target * high, safety * high)
         return Spectrum(low, high, bound, False, broken)
     # Plan for those that the first precision can serve; the others climb to float64 anyway, and alone.
     first, task = case.task.precisions[0], case.task
-    ends = [(low, max(1.0, fact.upper / low)) for fact, low in zip(facts, lows, strict=True) if low]
-    easy = [low for low, k in ends if rounding_error("materialize-root", first, k, task.exponent) <= task.tol / 2]
-    low, high = on_grid(min(easy or [low for low, _ in ends]), safety * high)
+    kappas = np.maximum(1.0, facts.upper / lows)
+    easy = lows[rounding_error("materialize-root", first, kappas, task.exponent) <= task.tol / 2]
+    low, high = on_grid(float((easy if easy.size else lows).min()), safety * high)
     return Spectrum(low, high, bound, True, broken)
 
 
-def _promised(case: Case, facts: list[Facts], bound: float) -> tuple[float, bool]:
+def _promised(case: Case, facts: Facts, bound: float) -> tuple[float, bool]:
     """(upper end, whether the promise is broken): every Ritz value is at most λmax."""
-    if case.options.lambda_max is None:
+    promise = case.options.lambda_max
+    if promise is None or facts.high is None:
         return bound, False
-    scaled = torch.ldexp(torch.full_like(case.matrix.ridge, case.options.lambda_max), -case.matrix.exponent).tolist()
-    if any(not value >= fact.high for value, fact in zip(scaled, facts, strict=True)):
+    scaled = np.ldexp(promise, -facts.exponent.astype(int))
+    if not (scaled >= facts.high).all():
         return bound, True
-    return min(bound, max(scaled)), False
+    return min(bound, float(scaled.max())), False
 
 
-def _low(case: Case, fact: Facts, index: int) -> float | None:
-    """Lower end for one matrix: promised, proved by a clear ridge, or estimated; `None` where nobody looked."""
+def _lows(case: Case, facts: Facts) -> Array | None:
+    """Lower ends: promised, proved by a clear ridge, or estimated; `None` where nobody looked."""
     options, problem = case.options, case.problem
     if options.kappa_max is not None:
-        return (fact.upper / 2 if math.isnan(fact.high) else fact.high) / options.kappa_max
-    if math.isnan(fact.low):
+        return (facts.upper / 2 if facts.high is None else facts.high) / options.kappa_max
+    if facts.low is None:
         return None
-    low = fact.low / ritz_safety(fact.upper / fact.low) if fact.low > 0 else 0.0
-    if options.damping.ridge or options.damping.ridge_rel:
-        noise = problem.n * problem.unit_roundoff * fact.upper
-        low = max(low, case.scaled_ridge(index) - noise)
-    return max(low, fact.upper * SMALLEST_RATIO)
+    positive = np.maximum(facts.low, facts.upper * SMALLEST_RATIO)
+    low = np.where(facts.low > 0, facts.low / ritz_safety(facts.upper / positive), 0.0)
+    if options.damping:
+        low = np.maximum(low, facts.ridge - problem.n * problem.unit_roundoff * facts.upper)
+    return np.maximum(low, facts.upper * SMALLEST_RATIO)
 
 
-def ritz_safety(kappa: float) -> float:
+def ritz_safety(kappa: Array) -> Array:
     """By how much less than θmin to plan for: it overestimates λmin, the more the larger κ is.
 
     Twenty steps overestimate 1–3 times up to κ = 1e3 and 10 times at 1e4, which then looks like 1e3. A plan for ten
     times too small a λmin costs two products more, one for too large a λmin a second round.
     """
-    return min(max(2.0, 2.0 * math.sqrt(kappa / 50)), 12.0)
+    return np.clip(2.0 * np.sqrt(kappa / 50), 2.0, 12.0)
 
 
 def candidate_for(case: Case, known: Spectrum) -> Candidate:
-    """The choice; without knowledge of the spectrum what needs none: a factorisation in float64."""
-    task, strategy = case.task, wanted_strategy(case)
+    """The choice; without knowledge of the spectrum what needs none."""
+    strategy = wanted_strategy(case)
     if known.known or strategy in ITERATIONS:
-        return choose(task, known.low, known.high, strategy)
+        return choose(case.task, known.low, known.high, strategy)
+    return first_candidate(case)
+
+
+def first_candidate(case: Case) -> Candidate:
+    """Where nobody looks at the spectrum: a factorisation in float64."""
+    task, strategy = case.task, wanted_strategy(case)
     name = strategy if strategy != "auto" else ("cholesky" if "cholesky" in task.strategies else "eigh")
     widest = "fp64" if case.options.precision == "auto" else case.options.precision
     return Candidate(name, widest, None, 0.0, 0.0, 0.0)

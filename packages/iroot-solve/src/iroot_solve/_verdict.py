@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from iroot_solve._certificate import Array
 from iroot_solve._errors import (
     IrootError,
     NonFiniteInputError,
@@ -14,21 +16,30 @@ from iroot_solve._errors import (
     SingularMatrixError,
     StagnationError,
 )
+from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveResult, Status
 
 NO_ANSWER = (Status.singular, Status.not_positive_definite, Status.nonfinite_input)
 
 
-def suspicious(eigenvalues: Tensor, exponent_sign: int) -> Tensor:
+def suspicious(outcome: Outcome, lowest: Array, highest: Array, problem: Problem) -> Array:
     """Where float64 eigenvalues do not show a definite matrix (semidefinite, for a positive exponent), `(b,)`."""
-    noise, lowest = eigenvalue_noise(eigenvalues), eigenvalues[..., 0]
-    return lowest <= noise if exponent_sign < 0 else lowest < -noise
+    if outcome.eigenvalues is None or outcome.precision != "fp64":
+        return np.zeros(lowest.shape, dtype=bool)
+    noise = _noise_share(problem.n) * np.maximum(np.abs(lowest), np.abs(highest))
+    found: Array = lowest <= noise if problem.exponent.numerator < 0 else lowest < -noise
+    return found
+
+
+def _noise_share(n: int) -> float:
+    """Eigenvalues of this size, relative to the largest, may be rounding."""
+    return 8 * math.sqrt(n) * 2.0**-53
 
 
 def eigenvalue_noise(eigenvalues: Tensor) -> Tensor:
     """Eigenvalues of this size may be rounding, `(b,)`."""
-    return 8 * math.sqrt(eigenvalues.shape[-1]) * 2.0**-53 * eigenvalues.abs().amax(-1)
+    return _noise_share(eigenvalues.shape[-1]) * eigenvalues.abs().amax(-1)
 
 
 def spectrum_status(S: Tensor, eigenvalues: Tensor) -> Tensor:
@@ -46,12 +57,12 @@ def spectrum_status(S: Tensor, eigenvalues: Tensor) -> Tensor:
     return torch.where(negative, int(Status.not_positive_definite), status).to(torch.int8)
 
 
-def error_for(problem: Problem, result: SolveResult, codes: list[int]) -> IrootError | None:
+def error_for(problem: Problem, result: SolveResult, codes: Array) -> IrootError | None:
     """The exception for the worst status, or `None` where all is well."""
-    worst = Status(max(codes))
+    worst = Status(int(codes.max()))
     if worst in (Status.converged, Status.unverified):
         return None
-    failed = [i for i, code in enumerate(codes) if code == worst]
+    failed = np.flatnonzero(codes == worst).tolist()
     where = "A" if len(codes) == 1 else f"A[{failed[0]}]" + (f" and {len(failed) - 1} more" if len(failed) > 1 else "")
     where += f" (shape {tuple(problem.A.shape[-2:])}, {problem.A.dtype})"
     make, text = _MESSAGES[worst]

@@ -1,0 +1,87 @@
+"""The powers of two that take A and B to entries of at most 1, and Z back.
+
+A = 2^(s·m)·A_s and B = 2^f·B_s make A^(±q/s)·B = 2^(±q·m + f)·A_s^(±q/s)·B_s: with an exponent that is a multiple of
+s the scaling is undone by a power of two, whatever the root. All three factors are exact.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from iroot_precond import ldexp, power_of_two
+from torch import Tensor
+
+from iroot_solve._problem import Problem
+
+# 2^±125 (2^±1021) is a normal number of the dtype, and so is half of it.
+LARGEST_EXPONENT = {torch.float32: 125, torch.float64: 1021}
+
+
+def norm(V: Tensor) -> Tensor:
+    """Frobenius norms `(b,)`, float64: of the norms of the rows, which are fast to take and lose n·u at most."""
+    rows = torch.linalg.vector_norm(V, dim=-1)
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
+    return found
+
+
+def magnitude(V: Tensor) -> Tensor:
+    """max|v_ij| of every matrix, float64 `(b,)`; not finite where V is not."""
+    return torch.maximum(V.amax((-2, -1)), -V.amin((-2, -1))).double()
+
+
+class Scales:
+    """The exponents of one problem.
+
+    Args:
+        problem: What was passed.
+        ridge: What will be added to the diagonal, in units of A, float64 `(b,)`; `None` for nothing.
+
+    Attributes:
+        size: max|a_ij| `(b,)`; not finite where A is not.
+        right: The same of B, `None` without one.
+        exponent: s·m, int32 `(b,)`.
+        undo: ±q·m + f, int32 `(b,)`.
+    """
+
+    def __init__(self, problem: Problem, ridge: Tensor | None) -> None:
+        alpha, self.storage = problem.exponent, problem.storage
+        self.size = magnitude(problem.A)
+        self.right = None if problem.B is None else magnitude(problem.B)
+        damped = self.size if ridge is None else self.size + ridge
+        sizes = damped.unsqueeze(0) if self.right is None else torch.stack((damped, self.right))
+        limit = max(LARGEST_EXPONENT[self.storage] - alpha.denominator + 1, 0)
+        exponents = torch.frexp(sizes).exponent.clamp_(-limit, limit).unbind(0)
+        m = exponents[0]
+        if alpha.denominator > 1:  # ⌈e/s⌉
+            m = torch.div(m + (alpha.denominator - 1), alpha.denominator, rounding_mode="floor")
+        self.exponent, self.undo = m * alpha.denominator, m * alpha.numerator
+        powers = [-1 - self.exponent, self.undo]
+        if self.right is not None:
+            self.undo = powers[1] = self.undo + exponents[1]
+            powers.append(-exponents[1])
+        self._powers = torch.stack(powers)
+        self._made: dict[torch.dtype, tuple[Tensor, ...]] = {}
+        # Exponents up to q/s times those of A, and those of B.
+        self._reach = LARGEST_EXPONENT[self.storage] * (1 + abs(alpha.numerator) / alpha.denominator)
+
+    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """2^(-1 − s·m), 2^undo (where that is a number of `dtype`) and 2^-f, `(b, 1, 1)` each."""
+        if dtype not in self._made:
+            self._made[dtype] = power_of_two(self._powers, dtype)[:, :, None, None].unbind(0)
+        return self._made[dtype]
+
+    def half(self, dtype: torch.dtype) -> Tensor:
+        """Half the factor of A, `(b, 1, 1)`: the sum with the transpose brings the other half."""
+        return self._factors(dtype)[0]
+
+    def of_right(self, dtype: torch.dtype) -> Tensor:
+        """The factor of B, `(b, 1, 1)`."""
+        return self._factors(dtype)[2]
+
+    def restore(self, Z: Tensor, out: Tensor) -> Tensor:
+        """Z_s in the caller's units, into `out`; may overwrite Z_s."""
+        count = math.ceil(self._reach / LARGEST_EXPONENT[Z.dtype])
+        if count == 1:
+            return torch.mul(Z, self._factors(Z.dtype)[1], out=out)
+        return out.copy_(ldexp(Z, self.undo[:, None, None], count=count, out=Z))
