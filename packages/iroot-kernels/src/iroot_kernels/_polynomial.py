@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from numpy.polynomial import chebyshev
@@ -41,6 +42,10 @@ class Polynomial:
         # numpy drops zeros at the end: a step that is linear in fact costs no product, a constant one stays a step.
         t = (*(float(t) for t in chebyshev.poly2cheb(coefficients)), 0.0)
         return cls(0.0, 1.0, t[:-1] if len(t) > 2 else t)
+
+    def __call__(self, y: Any) -> Any:
+        """q(y) of a number or an array."""
+        return chebyshev.chebval((y - self.center) / self.half_width, self.chebyshev)
 
     @property
     def degree(self) -> int:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from iroot_coeffs import Schedule, Step
 from iroot_kernels import precision, quadratics
-from iroot_precond import ritz_extremes
+from iroot_precond import ritz_extremes, symmetric_action
 from torch import Tensor
 
-from iroot_solve._certificate import Array, Certificate, appraise, measure, smallest_of_Y
+from iroot_solve._certificate import Array, Certificate, appraise, measure
 from iroot_solve._cholesky import run_cholesky
-from iroot_solve._choose import ITERATIONS, Candidate, Task, steps_for
+from iroot_solve._choose import Candidate, Task, factoring_is_looking, steps_for
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
 from iroot_solve._iterate import Iteration
@@ -28,6 +28,7 @@ from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import magnitude
 
 SIGN_STEPS = 16
+COMPLETENESS_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,15 @@ class Case:
 
     Attributes:
         matrix: A_s and its bounds.
-        ends: Smallest and largest Ritz value, `None` where nobody looked.
+        ends: Estimates of λmin from above and λmax from below (Ritz values), `None` where nobody looked.
+        factored: They come from a Cholesky factorisation: within a factor of two.
     """
 
     def __init__(self, problem: Problem, options: Options, ws: SolveWorkspace) -> None:
         self.problem, self.options, self.ws = problem, options, ws
         self.matrix = ScaledMatrix(problem, options.damping, options.precond, ws, options.seed)
         self.ends: tuple[Tensor, Tensor] | None = None
+        self.factored = False
         self._right: dict[torch.dtype, Tensor] = {}
         self._exponents: Array | None = None
 
@@ -96,7 +99,9 @@ class Case:
     def look(self) -> None:
         """Bound and estimate the ends of the spectrum."""
         self.matrix.tighten()
-        self.ends = self.matrix.ritz()
+        plain = self.problem.A.device.type == "cpu" and self.options.strategy == "auto" and not self.options.blind
+        self.factored = plain and factoring_is_looking(self.task)
+        self.ends = self.matrix.factor_ends() if self.factored else self.matrix.ritz()
         if self.options.abc_t is not None or self.options.blind:
             # Steps made for [l, 1], or a plan that nothing is read for.
             shift = self.matrix.normalise()
@@ -112,6 +117,7 @@ class Case:
             columns += [end.double() for end in self.ends]
         facts = Facts(*host(torch.stack(columns)))
         self._exponents = facts.exponent.astype(int)
+        matrix.symmetric = not facts.defect.any()
         return facts
 
     @cached_property
@@ -160,21 +166,29 @@ class Case:
         values = host(torch.cat((extra, measured), -1))
         low, high, finished, positive, size = values[:, : len(more)].T
         found = appraise(values[:, len(more) :], A.shape[-1], root, exponent)
+        if outcome.finish is not None:
+            finished = outcome.finish(finished)
         # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
         wrong = (finished < 0.5) | (positive <= 0) | ~np.isfinite(size)
         return Verdict(found._replace(error=np.where(wrong, math.inf, found.error)), low, high)
 
     def _signs(self, outcome: Outcome, A: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Ritz values that tell whether Y tends to I, and X has a positive spectrum."""
-        power, exponent = outcome.root.power, self.problem.exponent
-        if outcome.strategy not in ITERATIONS or exponent.numerator > 0:
+        """Ritz values that tell whether Y tends to I, and X has a positive spectrum.
+
+        An E_m weighs an eigenvector by its share in the computed Z. A direction that the iteration has hardly begun on,
+        although it dominates the true Z, has no share there. As an eigenvalue of Y it stands alone near 0, and a few
+        Lanczos steps from a random start find it.
+        """
+        Y = outcome.iterate
+        if Y is None or self.problem.exponent.numerator > 0:
             return None, None
-        finished = smallest_of_Y(power, A, exponent)
+        smallest = ritz_extremes(symmetric_action(Y), Y, COMPLETENESS_STEPS)[0]
         if self.options.lambda_max is None:
-            return finished, None
+            return smallest, None
         # An eigenvalue above the promised bound may converge to −λ^(-1/p), which no residual with even p sees. It is
         # the largest of A·X in magnitude, so a few Lanczos steps find it.
-        return finished, ritz_extremes(lambda V: torch.bmm(A, power(1, V)), A, SIGN_STEPS)[0]
+        power = outcome.root.power
+        return smallest, ritz_extremes(lambda V: torch.bmm(A, power(1, V)), A, SIGN_STEPS)[0]
 
     def deliver(self, outcome: Outcome, out: Tensor) -> Tensor:
         """Z in the caller's units, into `out`; overwrites the outcome's Z."""

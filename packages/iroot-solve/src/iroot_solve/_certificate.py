@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from iroot_precond import ritz_extremes
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,7 +40,6 @@ from iroot_solve._scales import norm as _norm
 from iroot_solve._thin import thin
 
 PROBES = 8
-COMPLETENESS_STEPS = 4
 
 Array = NDArray[Any]
 Action = Callable[[Tensor], Tensor]
@@ -272,24 +270,6 @@ def _positive(root: Root, A: Tensor, V: Tensor, W: Tensor, s: int, q: int) -> li
         U = thin(A, U)
     gap, size = _norm(root.power(s - 1, W) - U), _norm(U)
     return [gap, size, torch.zeros_like(gap) if root.drift is None else _norm(root.drift(W))]
-
-
-def smallest_of_Y(power: Power, A: Tensor, exponent: Fraction) -> Tensor:
-    """A Ritz value near the smallest eigenvalue of Y = X^h·A^q·X^(s−h), `(b,)`.
-
-    An E_m weighs an eigenvector by its share in the computed Z. A direction that the iteration has hardly begun on,
-    although it dominates the true Z, has no share there. As an eigenvalue of Y it stands alone near 0, and a few
-    Lanczos steps from a random start find it.
-    """
-    s, q = exponent.denominator, abs(exponent.numerator)
-
-    def action(V: Tensor) -> Tensor:
-        V = power(s - s // 2, V)
-        for _ in range(q):
-            V = thin(A, V)
-        return power(s // 2, V)
-
-    return ritz_extremes(action, A, COMPLETENESS_STEPS)[0]
 
 
 def _root_norm(root: Root, A: Tensor, seed: int) -> Tensor:

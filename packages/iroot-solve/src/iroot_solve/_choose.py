@@ -17,6 +17,8 @@ STRATEGIES = ("auto", "direct-solve", "materialize-root", "eigh", "cholesky")
 ITERATIONS = ("direct-solve", "materialize-root")
 MAX_KAPPA = 1e14
 TRUNCATION_SHARE = 0.25
+# With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
+LANCZOS_STEPS = 20
 # The certificate's columns over the calibration's.
 THIN = PROBES / 16
 
@@ -111,6 +113,27 @@ def on_grid(low: float, high: float) -> tuple[float, float]:
     upper = 2.0 ** (math.ceil(8 * math.log2(high)) / 8)
     ratio = 2.0 ** (math.ceil(4 * math.log2(max(upper / low, 1.0))) / 4)
     return upper / ratio, upper
+
+
+LANCZOS_MS = 0.03  # for the calls of a Lanczos step
+
+
+def lanczos_ms(task: Task, steps: int) -> float:
+    """A Lanczos process: products with one vector, by bandwidth as expensive as half of those with 16, and calls."""
+    bits = 64 if task.precisions[0] == "fp64" else 32
+    return steps * (LANCZOS_MS + milliseconds(f"skinny{bits}", task.n, task.batch) / 2)
+
+
+def cholesky_look_ms(task: Task) -> float:
+    """A factorisation and four thin products."""
+    bits = 64 if task.precisions[0] == "fp64" else 32
+    return milliseconds(f"cholesky{bits}", task.n, task.batch) + 4 * milliseconds(f"skinny{bits}", task.n, task.batch)
+
+
+@lru_cache(maxsize=1024)
+def factoring_is_looking(task: Task) -> bool:
+    """Whether a Cholesky factorisation is the cheaper way to see the ends of the spectrum."""
+    return cholesky_look_ms(task) < lanczos_ms(task, LANCZOS_STEPS)
 
 
 @lru_cache(maxsize=1024)

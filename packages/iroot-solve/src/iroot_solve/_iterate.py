@@ -16,6 +16,7 @@ from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Action, Power, Root
 from iroot_solve._choose import on_grid
 from iroot_solve._outcome import Outcome
+from iroot_solve._scales import norm
 from iroot_solve._thin import thin
 
 # About an L2 cache: the iterates of a chunk of the batch stay in it and cause no traffic to memory.
@@ -54,7 +55,7 @@ class Iteration:
         if self.direct:
             state = self._start(self.S, self._on(self.B), products)
             self._take(state, self.schedule)
-            return self._outcome(state, self._direct_action(state), state.X, _Work(), self._resume_direct)
+            return self._outcome(state, self._direct_action(state), state.X, _Work(), self._resume_direct, state.Y)
         return self._root(self.S, None, self.schedule, products, self._resume_root)
 
     def _root(
@@ -67,13 +68,14 @@ class Iteration:
             state = self._start(S[part], self._on(None, part) if start is None else start[part], products)
             for step in schedule.steps[:-1]:
                 state.step(polynomial(step))
-            if resume is not None and state.X is not None and len(schedule) > 1:
-                self.ws.like("Y before", S)[part].copy_(state.Y)
+            self.ws.like("Y before", S)[part].copy_(state.Y)
+            if resume is not None and state.X is not None:
                 self.ws.like("X before", S)[part].copy_(state.X)
             state.step(polynomial(schedule.steps[-1]), last=True)
             assert state.X is not None
             torch.add(state.X, state.X.mT, out=X[part]).mul_(0.5)
-        return self._outcome(state, self._root_action(X), self._times_B(X), before, resume)
+        Y = self.ws.like("Y before", S)
+        return self._outcome(state, self._root_action(X), self._times_B(X), before, resume, Y, norm(X))
 
     def _chunk(self) -> int:
         """Matrices whose iterates fit into the cache together."""
@@ -157,10 +159,18 @@ class Iteration:
         return drift
 
     def _outcome(
-        self, state: CoupledIteration, power: Power, Z: Tensor | None, before: _Work, resume: Resume | None
+        self,
+        state: CoupledIteration,
+        power: Power,
+        Z: Tensor | None,
+        before: _Work,
+        resume: Resume | None,
+        Y: Tensor,
+        size: Tensor | None = None,
     ) -> Outcome:
-        """The outcome, with the work done since `before`."""
-        assert Z is not None
+        """The outcome, with the work done since `before`; Y is that before the last step, `size` is ‖X‖_F."""
+        assert Z is not None and state.last is not None
+        last, p = state.last, self.schedule.p
         done = _Work.of(state.products)
         return Outcome(
             Z=Z,
@@ -168,6 +178,7 @@ class Iteration:
                 power,
                 state.products.how.unit_roundoff if self.direct else torch.finfo(self.S.dtype).eps / 2,
                 ends=not self.direct,
+                norm=size,
                 drift=self._drift(state) if self.schedule.exponent > 0 else None,
             ),
             judge=torch.float64,
@@ -177,6 +188,8 @@ class Iteration:
             steps=state.steps,
             products={"square": done.square - before.square, "columns": done.columns - before.columns},
             resume=None if resume is None else lambda: resume(state),
+            iterate=Y,
+            finish=lambda y: y * last(y) ** p,
         )
 
     def _resume_root(self, state: CoupledIteration) -> Outcome | None:
@@ -199,7 +212,7 @@ class Iteration:
         before = _Work.of(state.products)
         state.undo_last()
         self._take(state, rest)
-        outcome = self._outcome(state, self._direct_action(state), state.X, before, None)
+        outcome = self._outcome(state, self._direct_action(state), state.X, before, None, state.Y)
         outcome.schedule, outcome.steps = Extended(len(self.schedule) - 1, rest), len(rest)
         return outcome
 

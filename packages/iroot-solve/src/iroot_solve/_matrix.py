@@ -26,13 +26,13 @@ from iroot_precond import (
 )
 from torch import Tensor
 
+from iroot_solve._certificate import probe_signs
+from iroot_solve._choose import LANCZOS_STEPS
 from iroot_solve._config import PrecondConfig
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import Scales, norm
 
-# With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
-LANCZOS_STEPS = 20
 CONGRUENCES = ("jacobi", "ruiz", "aol", "row-norm")
 
 
@@ -75,6 +75,7 @@ class ScaledMatrix:
         upper: Bound of λmax(A_s), float64 `(b,)`: ‖A_s‖_F, or what is tighter.
         defect: ‖A − Aᵀ‖_F/‖A‖_F, `(b,)`.
         scale: The congruence that was applied (p = 1), or `None`.
+        symmetric: A is known to equal its transpose.
         precond: What the preconditioner setting did, in words.
     """
 
@@ -87,6 +88,7 @@ class ScaledMatrix:
         self.problem, self.damping, self.config, self.ws, self.seed = problem, damping, config, ws, seed
         self.scale: Congruence | None = None
         self.shift: Tensor | None = None
+        self.symmetric = False
         self._built: dict[torch.dtype, Tensor] = {}
         self._blank: Tensor | None = None
         self._applied = config.mode in CONGRUENCES and problem.exponent == -1
@@ -104,14 +106,22 @@ class ScaledMatrix:
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """A_s in `dtype`."""
         if dtype not in self._built:
-            narrower = dtype is torch.float32 and self.problem.storage is torch.float64
-            self._built[dtype] = self._narrowed() if narrower else self._build(dtype)
+            A = self._convertible(dtype)
+            self._built[dtype] = self._build(dtype) if A is None else self._converted(A, dtype)
         return self._built[dtype]
 
-    def _narrowed(self) -> Tensor:
-        """The float64 A_s in float32: its magnitude may have been beyond float32 before the scaling."""
-        A = self.matrix(torch.float64)
-        return self.ws.buffer("A float32", A.shape, torch.float32, A.device).copy_(A)
+    def _convertible(self, dtype: torch.dtype) -> Tensor | None:
+        """An A_s whose conversion is the one asked for.
+
+        Float64 to float32: its magnitude may have been beyond float32 before the scaling. Float32 to float64 where
+        neither a sum nor a ridge rounded it.
+        """
+        if dtype is torch.float32 and self.problem.storage is torch.float64:
+            return self.matrix(torch.float64)
+        return self._built.get(torch.float32) if self.symmetric and not self.damping else None
+
+    def _converted(self, A: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device).copy_(A)
 
     def _build(self, dtype: torch.dtype) -> Tensor:
         """From A as passed; the first one gives `upper` and `defect`, which neither ridge nor congruence may hide."""
@@ -177,6 +187,21 @@ class ScaledMatrix:
         low, high, beta = ritz_extremes(symmetric_action(S), S, steps, generator)
         self._bound((torch.maximum(high, -low) + beta) * inflation(S.shape[-1], S.dtype))
         return low, high
+
+    def factor_ends(self) -> tuple[Tensor, Tensor]:
+        """(near λmin from above, near λmax from below) of A_s, by two steps of inverse and of direct iteration.
+
+        ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin for random V, and at most twice that for log-spaced spectra; NaN where the Cholesky
+        factorisation breaks down. Cost: n³/3 multiply-adds.
+        """
+        S = self.matrix(self.problem.storage)
+        L, info = self.ws.like("factor", S), self.ws.buffer("info", S.shape[:1], torch.int32, S.device)
+        torch.linalg.cholesky_ex(S, out=(L, info))
+        V = probe_signs(S.shape[-1], 4, S.device, self.seed, S.dtype).expand(*S.shape[:-1], 4)
+        once = torch.cholesky_solve(V, L)
+        low = norm(once) / norm(torch.cholesky_solve(once, L))
+        once = torch.bmm(S, V)
+        return torch.where(info == 0, low, torch.nan), norm(torch.bmm(S, once)) / norm(once)
 
     def blank(self) -> Tensor:
         """Put zeros in place of matrices that are not finite, which factorisations refuse; `(b,)`, False for those."""

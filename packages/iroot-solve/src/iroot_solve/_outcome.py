@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class Outcome:
         lowest: `(b,)` estimate of λmin, where the strategy has one.
         highest: `(b,)` λmax to rounding, where the strategy found it.
         resume: Goes on from before the last step, for a spectrum whose lower end is smaller than planned.
+        iterate: Y before the last step of an iteration.
+        finish: What that step makes of an eigenvalue of it.
     """
 
     Z: Tensor
@@ -42,3 +45,5 @@ class Outcome:
     lowest: Tensor | None = None
     highest: Tensor | None = None
     resume: Callable[[], Outcome | None] | None = None
+    iterate: Tensor | None = None
+    finish: Callable[[Any], Any] | None = None

@@ -10,15 +10,24 @@ import numpy as np
 
 from iroot_solve._case import Case, Facts
 from iroot_solve._certificate import Array
-from iroot_solve._choose import ITERATIONS, Candidate, Task, choose, on_grid
-from iroot_solve._cost import milliseconds
-from iroot_solve._matrix import LANCZOS_STEPS
+from iroot_solve._choose import (
+    ITERATIONS,
+    LANCZOS_STEPS,
+    Candidate,
+    Task,
+    cholesky_look_ms,
+    choose,
+    lanczos_ms,
+    on_grid,
+)
 from iroot_solve._predict import rounding_error
 from iroot_solve._problem import Problem
 from iroot_solve._result import Status
 
 # Below λmax/1e13 nothing in float64 tells one eigenvalue from another.
 SMALLEST_RATIO = 1e-13
+# Two steps of inverse iteration see λmin to a factor of two.
+FACTORED_SAFETY = 2.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def looking_pays(task: Task, strategy: str) -> bool:
     """Not where a factorisation in float64 costs less than looking."""
     direct = strategy if strategy != "auto" else ("cholesky" if "cholesky" in task.strategies else "eigh")
     safe = choose(replace(task, precisions=("fp64",)), 0.5, 1.0, direct)
-    look = LANCZOS_STEPS * (0.08 + milliseconds("skinny32", task.n, task.batch) / 2)
+    look = min(lanczos_ms(task, LANCZOS_STEPS), cholesky_look_ms(task))
     return choose(task, 0.5, 1.0, strategy).milliseconds + look < 0.95 * safe.milliseconds
 
 
@@ -123,8 +132,9 @@ def _lows(case: Case, facts: Facts) -> Array | None:
         return (facts.upper / 2 if facts.high is None else facts.high) / options.kappa_max
     if facts.low is None:
         return None
-    positive = np.maximum(facts.low, facts.upper * SMALLEST_RATIO)
-    low = np.where(facts.low > 0, facts.low / ritz_safety(facts.upper / positive), 0.0)
+    positive = np.fmax(facts.low, facts.upper * SMALLEST_RATIO)
+    safety = FACTORED_SAFETY if case.factored else ritz_safety(facts.upper / positive)
+    low = np.where(facts.low > 0, facts.low / safety, 0.0)
     if options.damping:
         low = np.maximum(low, facts.ridge - problem.n * problem.unit_roundoff * facts.upper)
     return np.maximum(low, facts.upper * SMALLEST_RATIO)
