@@ -50,6 +50,14 @@ def test_ritz_values_lie_inside_the_spectrum(dtype, steps, gallery_batch):
     assert (low <= high).all() and (beta >= 0).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cluster_at_the_lower_end_does_not_spoil_the_basis(seed, with_spectrum):
+    """A ridge on a power law: twenty float32 products leave a tiny residual for many steps, and no ghost below it."""
+    A = with_spectrum(0.01 + np.logspace(-6, 0, 24)).float()
+    low, _, _ = ritz_extremes(action(A), A, 20, torch.Generator().manual_seed(seed))
+    assert low.item() >= 0.01 - 8 * math.sqrt(24) * torch.finfo(torch.float32).eps
+
+
 def test_as_many_steps_as_dimensions_find_both_ends(with_spectrum):
     A = with_spectrum(np.linspace(0.3, 2.5, 20))
     low, high, beta = ritz_extremes(action(A), A, 20)

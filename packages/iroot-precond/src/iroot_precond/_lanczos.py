@@ -40,17 +40,18 @@ class LanczosRun(NamedTuple):
     residual: Tensor
 
 
-def _orthogonalised(w: Tensor, Q: Tensor, passes: int) -> tuple[Tensor, Tensor]:
-    """w − (w·Qᵀ)·Q for rows w (b, 1, n), Q (b, k, n), repeated, and the coefficients w·Qᵀ (b, 1, k).
+def _orthogonalised(w: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+    """w − (w·Qᵀ)·Q for rows w (b, 1, n), Q (b, k, n), twice, and the coefficients w·Qᵀ (b, 1, k).
 
-    Rows of Q not yet reached are zero and harmless, and batched products are faster on contiguous operands.
+    Once is not enough even where the products are float32 and Q is float64: where the residuals are small against ‖A‖
+    for many steps (a cluster of eigenvalues at the lower end), the loss grows tenfold with every one of them. Twice is
+    (Kahan, Parlett). Rows of Q not yet reached are zero and harmless, and batched products are faster on contiguous
+    operands.
     """
-    total = torch.bmm(w, Q.mT)
-    w = torch.baddbmm(w, total, Q, alpha=-1)
-    for _ in range(passes - 1):
-        h = torch.bmm(w, Q.mT)
-        w, total = torch.baddbmm(w, h, Q, alpha=-1), total + h
-    return w, total
+    first = torch.bmm(w, Q.mT)
+    w = torch.baddbmm(w, first, Q, alpha=-1)
+    second = torch.bmm(w, Q.mT)
+    return torch.baddbmm(w, second, Q, alpha=-1), first + second
 
 
 def _assembled(rows: Tensor, beta: Tensor, noise: float) -> LanczosRun:
@@ -100,12 +101,10 @@ def lanczos(
     Q[:, 0] = start / torch.linalg.vector_norm(start)
     # Rounding errors of products of length n grow like √n·u (Higham, Mary 2019); less than that is noise.
     noise = 8 * math.sqrt(n) * torch.finfo(like.dtype).eps / 2
-    # One float64 pass leaves u₆₄/noise, nothing beside float32 errors; else twice is enough (Kahan, Parlett).
-    passes = 2 if like.dtype == torch.float64 else 1
     rows, norms = Q.new_empty(Q.shape[0], k, k), []
     for j in range(k):
         product = matmul(Q[:, j].reshape(*batch, n, 1).to(like.dtype))
-        w, rows[:, j : j + 1] = _orthogonalised(product.reshape(Q.shape[0], 1, n).to(torch.float64), Q, passes)
+        w, rows[:, j : j + 1] = _orthogonalised(product.reshape(Q.shape[0], 1, n).to(torch.float64), Q)
         norms.append(torch.linalg.vector_norm(w, dim=-1))
         if j + 1 < k:
             torch.div(w[:, 0], norms[j], out=Q[:, j + 1])

@@ -135,8 +135,9 @@ class ScaledMatrix:
             # T − S/2 = (T − Tᵀ)/2, and a zero matrix is symmetric.
             self.defect = norm(T.sub_(S, alpha=0.5)).mul_(2).div_(size.clamp_min(1e-300))
         if self.damping:
-            S.diagonal(dim1=-2, dim2=-1).add_(self.scaled_ridge[:, None])
-            self.upper = self.upper + self.scaled_ridge if first else self.upper
+            ridge = self.ridge * power_of_two(-self.scales.exponent, torch.float64)  # `shift` is still to come
+            S.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
+            self.upper = self.upper + ridge if first else self.upper
         if self._applied:
             self._congruence(S)
         if self.shift is not None:
