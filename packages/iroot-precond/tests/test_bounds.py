@@ -113,12 +113,14 @@ def test_zero_gives_zero_and_nonfinite_gives_nonfinite_alone(bound):
 @pytest.mark.parametrize("bound", [*MATRIX_BOUNDS, power_guess, lambda A: upper_bound(A, A @ A)])
 @pytest.mark.parametrize("dtype", SCALES)
 def test_batch_equals_loop(bound, dtype, gallery_batch):
-    A = gallery_batch.to(dtype)
+    # A repeated eigenvalue has one direction in the Krylov space; rounding brings in the others, sooner or later. The
+    # Lanczos residual of such a matrix is a bound, but no continuous function of its entries.
+    A = gallery_batch[1:].to(dtype)  # all but cluster_tail
     loop = torch.stack([bound(M) for M in A])
     # products of a batch may sum in another order: n·u per product, ten products
     tolerance = 20 * A.shape[-1] * torch.finfo(dtype).eps
     torch.testing.assert_close(bound(A), loop, rtol=tolerance, atol=0)
-    torch.testing.assert_close(bound(A.reshape(3, 4, 32, 32)), loop.reshape(3, 4), rtol=tolerance, atol=0)
+    torch.testing.assert_close(bound(A[:8].reshape(2, 4, 32, 32)), loop[:8].reshape(2, 4), rtol=tolerance, atol=0)
 
 
 @pytest.mark.parametrize("bound", [row_sum_bound, frobenius_bound])

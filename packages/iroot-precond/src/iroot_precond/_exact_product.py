@@ -48,9 +48,13 @@ def symmetric_action(A: Tensor, /) -> Callable[[Tensor], Tensor]:
         The action on V (..., n, m).
     """
     operand = exact_operand(A)
+    product = torch.bmm if operand.ndim == 3 else torch.matmul
 
     def action(V: Tensor) -> Tensor:
-        with without_autocast(A.device):
-            return (V.mT.to(operand.dtype) @ operand).mT
+        return product(V.mT.to(operand.dtype), operand).mT
 
-    return action
+    def outside_autocast(V: Tensor) -> Tensor:
+        with without_autocast(A.device):
+            return action(V)
+
+    return outside_autocast if torch.is_autocast_enabled(A.device.type) else action

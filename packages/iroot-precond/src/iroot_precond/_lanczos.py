@@ -45,13 +45,13 @@ def _orthogonalised(w: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
 
     Once is not enough even where the products are float32 and Q is float64: where the residuals are small against ‖A‖
     for many steps (a cluster of eigenvalues at the lower end), the loss grows tenfold with every one of them. Twice is
-    (Kahan, Parlett). Rows of Q not yet reached are zero and harmless, and batched products are faster on contiguous
-    operands.
+    (Kahan, Parlett); the second coefficients are rounding. Rows of Q not yet reached are zero and harmless, and batched
+    products are faster on contiguous operands.
     """
-    first = torch.bmm(w, Q.mT)
-    w = torch.baddbmm(w, first, Q, alpha=-1)
-    second = torch.bmm(w, Q.mT)
-    return torch.baddbmm(w, second, Q, alpha=-1), first + second
+    columns = Q.mT
+    h = torch.bmm(w, columns)
+    w = torch.baddbmm(w, h, Q, alpha=-1)
+    return torch.baddbmm(w, torch.bmm(w, columns), Q, alpha=-1), h
 
 
 def _assembled(rows: Tensor, beta: Tensor, noise: float) -> LanczosRun:
@@ -101,14 +101,16 @@ def lanczos(
     Q[:, 0] = start / torch.linalg.vector_norm(start)
     # Rounding errors of products of length n grow like √n·u (Higham, Mary 2019); less than that is noise.
     noise = 8 * math.sqrt(n) * torch.finfo(like.dtype).eps / 2
-    rows, norms = Q.new_empty(Q.shape[0], k, k), []
+    rows, norms, basis = [], [], Q.unbind(1)
     for j in range(k):
-        product = matmul(Q[:, j].reshape(*batch, n, 1).to(like.dtype))
-        w, rows[:, j : j + 1] = _orthogonalised(product.reshape(Q.shape[0], 1, n).to(torch.float64), Q)
-        norms.append(torch.linalg.vector_norm(w, dim=-1))
+        product = matmul(basis[j].to(like.dtype).reshape(*batch, n, 1))
+        w, h = _orthogonalised(product.reshape(-1, 1, n).to(torch.float64), Q)
+        norm = torch.linalg.vector_norm(w, dim=-1)
+        rows.append(h)
+        norms.append(norm)
         if j + 1 < k:
-            torch.div(w[:, 0], norms[j], out=Q[:, j + 1])
-    run = _assembled(rows, torch.cat(norms, -1), noise)
+            torch.div(w.squeeze(1), norm, out=basis[j + 1])
+    run = _assembled(torch.cat(rows, 1), torch.cat(norms, -1), noise)
     return LanczosRun(*(x.reshape(batch + x.shape[1:]) for x in run))
 
 

@@ -10,7 +10,16 @@ from functools import lru_cache
 from iroot_coeffs import Schedule, plan
 
 from iroot_solve._certificate import PROBES, orders
-from iroot_solve._cost import cholesky_ms, eigh_ms, iteration_ms, milliseconds
+from iroot_solve._cost import (
+    CALL_MS,
+    CERTIFIED_CALLS,
+    FACTORED_CALLS,
+    THIN_CALLS,
+    cholesky_ms,
+    eigh_ms,
+    iteration_ms,
+    milliseconds,
+)
 from iroot_solve._predict import rounding_error
 
 STRATEGIES = ("auto", "direct-solve", "materialize-root", "eigh", "cholesky")
@@ -19,6 +28,7 @@ MAX_KAPPA = 1e14
 TRUNCATION_SHARE = 0.25
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
 LANCZOS_STEPS = 20
+LANCZOS_CALLS, CHOLESKY_LOOK_CALLS = 16, 40
 # The certificate's columns over the calibration's.
 THIN = PROBES / 16
 
@@ -115,19 +125,17 @@ def on_grid(low: float, high: float) -> tuple[float, float]:
     return upper / ratio, upper
 
 
-LANCZOS_MS = 0.03  # for the calls of a Lanczos step
-
-
 def lanczos_ms(task: Task, steps: int) -> float:
     """A Lanczos process: products with one vector, by bandwidth as expensive as half of those with 16, and calls."""
     bits = 64 if task.precisions[0] == "fp64" else 32
-    return steps * (LANCZOS_MS + milliseconds(f"skinny{bits}", task.n, task.batch) / 2)
+    return steps * (LANCZOS_CALLS * CALL_MS + milliseconds(f"skinny{bits}", task.n, task.batch) / 2)
 
 
 def cholesky_look_ms(task: Task) -> float:
     """A factorisation and four thin products."""
     bits = 64 if task.precisions[0] == "fp64" else 32
-    return milliseconds(f"cholesky{bits}", task.n, task.batch) + 4 * milliseconds(f"skinny{bits}", task.n, task.batch)
+    thin = 4 * milliseconds(f"skinny{bits}", task.n, task.batch)
+    return milliseconds(f"cholesky{bits}", task.n, task.batch) + thin + CHOLESKY_LOOK_CALLS * CALL_MS
 
 
 @lru_cache(maxsize=1024)
@@ -148,42 +156,43 @@ def choose(task: Task, low: float, high: float, strategy: str = "auto") -> Candi
 def _candidate(task: Task, strategy: str, name: str, low: float, high: float, error: float) -> Candidate:
     bits = 64 if name == "fp64" else 32
     n, k, batch = task.n, task.k * task.reuse, task.batch
-    thin = THIN * milliseconds(f"skinny{bits}", n, batch)
-    if strategy == "eigh":
-        ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits) + certificate_ms(task, 2 * thin, True, True)
+    if strategy in ("eigh", "cholesky"):
+        ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits) if strategy == "eigh" else 0.0
+        ms = ms or cholesky_ms(n, k, batch, bits)
+        # The certificate in eigenvector coordinates, or by solves: two or three products with all its columns.
+        ms += 6 * THIN * milliseconds(f"skinny{bits}", n, batch) + FACTORED_CALLS * CALL_MS
         return Candidate(strategy, name, None, 0.0, ms, error)
-    if strategy == "cholesky":
-        return Candidate(strategy, name, None, 0.0, cholesky_ms(n, k, batch, bits), error)
     direct = strategy == "direct-solve"
     schedule = steps_for(task, low, high, direct)
     count = schedule.products(min(1.0, k / n) if direct else None)
-    columns = _thin_columns(schedule, task) * task.reuse if direct else (0 if task.root else k)
-    square = schedule.products(0.0) if direct else count
-    ms = iteration_ms(n, batch, square, columns, len(schedule), bits)
-    wide = THIN * milliseconds("skinny64", n, batch)
-    if direct:
-        wide = _thin_columns(schedule, task) / task.k * wide + len(schedule) * milliseconds("pass64", n, batch)
-    ms += certificate_ms(task, wide, not direct, False)
+    thin = _thin_products(schedule, task) if direct else int(not task.root)
+    columns = thin * task.k * task.reuse
+    ms = iteration_ms(n, batch, schedule.products(0.0) if direct else count, columns, len(schedule), thin, bits)
+    ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
 
 
-def _thin_columns(schedule: Schedule, task: Task) -> float:
-    """Right-hand columns multiplied in all steps together."""
+def _thin_products(schedule: Schedule, task: Task) -> int:
+    """Products with the right-hand side in all steps together."""
     last = schedule.steps[-1].degree if schedule.terminal_is_skinny(min(1.0, task.k / task.n)) else 1
-    return (len(schedule) - 1 + last) * task.k * schedule.power
+    return (len(schedule) - 1 + last) * schedule.power
 
 
-def certificate_ms(task: Task, apply_ms: float, ends: bool, jumps: bool) -> float:
-    """The certificate: X applied to thin matrices, A likewise, and the matrices widened to float64.
+def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float:
+    """The certificate of an iteration: X applied to thin matrices, A likewise, and matrices widened to float64.
 
     Args:
         task: Shapes and exponent.
-        apply_ms: X applied to `PROBES` columns once.
+        products: Thin products of one application of X.
+        factors: Matrices that X is made of.
         ends: Whether E_1 and E_s are looked at.
-        jumps: Whether any power of X costs one application (eigenvectors), not as many as its exponent.
     """
+    n, batch = task.n, task.batch
     s, found = task.exponent.denominator, orders(task.exponent.denominator, ends)
-    pairs = len(found)
-    applications = 2 * pairs if jumps else (s - found[-1]) + found[0] * (1 + pairs) / 2
-    thin = THIN * milliseconds("skinny64", task.n, task.batch)
-    return (applications + 1) * apply_ms + pairs * thin + 3 * milliseconds("pass64", task.n, task.batch)
+    # How often X is applied, once more for its norm where that is not known, and for how many probes in all.
+    applied = s - found[-1] + found[0] + (0 if ends else 1)
+    probes = s - found[-1] + found[0] * (1 + len(found)) / 2 + (0 if ends else 1)
+    thin = THIN * milliseconds("skinny64", n, batch)
+    widened = (1 if ends else applied * factors) + 1
+    ms = (probes * products + len(found)) * thin + widened * milliseconds("pass64", n, batch)
+    return ms + CALL_MS * (CERTIFIED_CALLS + applied * products * THIN_CALLS)

@@ -14,9 +14,12 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-# Passes over n×n numbers that go with one product (increments, shifts), in units of the measured pass.
-PASSES_PER_PRODUCT = 1.5
-CALL_MS = 0.012
+# Passes over n×n numbers that go with one product (increments, shifts), out of the cache.
+PASSES_PER_PRODUCT = 5.0
+# One torch call among others, from Python, on a CPU; where the work of a call is less than that, calls are what counts.
+CALL_MS = 0.003
+# Calls of a factorisation with its certificate, of an iteration's certificate, of a product and of a step.
+FACTORED_CALLS, CERTIFIED_CALLS, PRODUCT_CALLS, STEP_CALLS, THIN_CALLS = 110, 150, 5, 16, 7
 
 
 @lru_cache(maxsize=1)
@@ -54,11 +57,21 @@ def _interpolate(sizes: list[int], times: list[float], n: int) -> float:
     return float(times[i - 1] * (times[i] / times[i - 1]) ** share)
 
 
-def iteration_ms(n: int, batch: int, square: float, columns: float, steps: int, bits: int) -> float:
-    """A coupled iteration: products, the passes between them, products with thin matrices, calls."""
+def iteration_ms(n: int, batch: int, square: float, columns: float, steps: int, thin: int, bits: int) -> float:
+    """A coupled iteration: products, the passes between them, products with thin matrices, calls.
+
+    Args:
+        n: Matrix size.
+        batch: Number of matrices.
+        square: n×n by n×n products.
+        columns: Right-hand columns multiplied in all thin products together.
+        steps: Steps.
+        thin: Thin products.
+        bits: 32 or 64.
+    """
     product = milliseconds(f"mm{bits}", n, batch) + PASSES_PER_PRODUCT * milliseconds(f"pass{bits}", n, batch)
-    thin = milliseconds(f"skinny{bits}", n, batch) * columns / 16
-    return square * product + thin + CALL_MS * (10 * steps + 20)
+    calls = PRODUCT_CALLS * square + STEP_CALLS * steps + THIN_CALLS * thin
+    return square * product + milliseconds(f"skinny{bits}", n, batch) * columns / 16 + CALL_MS * calls
 
 
 def eigh_ms(n: int, k: int, batch: int, bits: int) -> float:
