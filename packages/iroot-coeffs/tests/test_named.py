@@ -49,9 +49,7 @@ def test_polar_express_is_as_published():
     a, b, c = POLAR_EXPRESS[0]
     assert schedule.steps[0].monomial == pytest.approx((a / 1.01, b / 1.01**3, c / 1.01**5), rel=1e-12)
     assert schedule.steps[7].monomial == pytest.approx((1.875, -1.25, 0.375), rel=1e-12)
-    assert named("polar-express", kappa=1e6, steps=9).steps[8].monomial == pytest.approx(
-        (1.875, -1.25, 0.375)
-    )
+    assert named("polar-express", kappa=1e6, steps=9).steps[8].monomial == pytest.approx((1.875, -1.25, 0.375))
     assert all(0 < step.low < step.high < 2.01 for step in schedule)
     assert schedule.error < 2.0**-9
 

@@ -36,9 +36,7 @@ def test_never_more_products_than_measured(p, kappa, k_over_n, mixed, quadratic,
         assert schedule.hi >= 1
 
 
-@pytest.mark.parametrize(
-    ("p", "kappa", "mixed"), [(2, 1e2, 7), (2, 1e4, 13), (2, 1e6, 19), (4, 1e4, 14), (4, 1e6, 19)]
-)
+@pytest.mark.parametrize(("p", "kappa", "mixed"), [(2, 1e2, 7), (2, 1e4, 13), (2, 1e6, 19), (4, 1e4, 14), (4, 1e6, 19)])
 def test_mixed_degrees_without_degree_8(p, kappa, mixed):
     assert plan(p, kappa=kappa, tol=1e-3, degrees=range(1, 8)).products() <= mixed
 
@@ -164,9 +162,7 @@ def test_the_search_counts_as_the_schedule_does(exponent, k_over_n, kappa):
 
 
 def test_a_last_degree_that_misses_is_raised():
-    problem = _planner._Problem(
-        2, Fraction(-1, 2), 1e4, 1e-3, 0.02, _planner.NEAR_DEGREES, _planner.TABLE_DEGREES
-    )
+    problem = _planner._Problem(2, Fraction(-1, 2), 1e4, 1e-3, 0.02, _planner.NEAR_DEGREES, _planner.TABLE_DEGREES)
     schedule = _planner._realise(problem, (2, 20))
     assert schedule.error <= 1e-3
     last = schedule.steps[-1]

@@ -22,15 +22,11 @@ def test_the_three_bases_are_one_polynomial(p, degree):
         for y in np.linspace(0.02, 1.7, 9):
             x = (mpmath.mpf(float(y)) - mpmath.mpf(center)) / mpmath.mpf(half)
             t = (2 * mpmath.mpf(float(y)) - mpmath.mpf(step.lo) - step.hi) / (mpmath.mpf(step.hi) - step.lo)
-            clenshaw = sum(
-                mpmath.mpf(c) * mpmath.cos(k * mpmath.acos(t)) for k, c in enumerate(step.chebyshev)
-            )
+            clenshaw = sum(mpmath.mpf(c) * mpmath.cos(k * mpmath.acos(t)) for k, c in enumerate(step.chebyshev))
             monomial = sum(mpmath.mpf(c) * mpmath.mpf(float(y)) ** k for k, c in enumerate(step.monomial))
             in_x = sum(mpmath.mpf(c) * x**k for k, c in enumerate(shifted))
             # correctly rounded coefficients: half an ulp of each term
-            assert abs(monomial - clenshaw) <= 2.0**-52 * sum(
-                abs(c) * y**k for k, c in enumerate(step.monomial)
-            )
+            assert abs(monomial - clenshaw) <= 2.0**-52 * sum(abs(c) * y**k for k, c in enumerate(step.monomial))
             assert abs(in_x - clenshaw) <= 2.0**-48 * sum(map(abs, shifted))
             assert step(y) == pytest.approx(float(clenshaw), rel=1e-12, abs=1e-13 * sum(map(abs, shifted)))
     assert step.center_value == pytest.approx(shifted[0], rel=1e-13, abs=1e-14 * sum(map(abs, shifted)))

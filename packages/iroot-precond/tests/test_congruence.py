@@ -93,9 +93,7 @@ def test_eps_is_relative_and_guards_only_the_division():
     A = torch.diag(torch.tensor([1.0, 2.0**-60], dtype=torch.float64))
     assert jacobi_scaling(A, eps=0).d.tolist() == [1, 2.0**30]
     assert jacobi_scaling(A, eps=2.0**-20).d.tolist() == [1, 2.0**10]
-    assert torch.equal(
-        jacobi_scaling(2.0**-40 * A, eps=2.0**-20).d, 2.0**20 * jacobi_scaling(A, eps=2.0**-20).d
-    )
+    assert torch.equal(jacobi_scaling(2.0**-40 * A, eps=2.0**-20).d, 2.0**20 * jacobi_scaling(A, eps=2.0**-20).d)
 
 
 def test_frobenius_scalar_is_undone_for_every_power(with_spectrum):

@@ -126,9 +126,7 @@ def linear_step(l, u):
     return s * a, s * b, (s * end) ** 2, (s * top) ** 2
 
 
-@pytest.mark.parametrize(
-    ("kappa", "on_A", "on_Y"), [(1e2, 3, 1.5), (1e3, 4, 1.5), (1e4, 25, 2), (1e6, math.inf, 12)]
-)
+@pytest.mark.parametrize(("kappa", "on_A", "on_Y"), [(1e2, 3, 1.5), (1e3, 4, 1.5), (1e4, 25, 2), (1e6, math.inf, 12)])
 def test_lambda_min_is_overestimated_less_on_the_iterate(kappa, on_A, on_Y, with_spectrum):
     # Seen before (20 steps): on A 1–3 times up to 1e3, 10 at 1e4, 380 at 1e6; on Y after three linear steps
     # 1.1 at 1e4, 5.8 at 1e6. The limits are about twice that.

@@ -103,11 +103,7 @@ def test_ridge_is_added_before_scaling_and_reported_in_units_of_A(scale, spd_bat
 @pytest.mark.parametrize("ridge", [1e-44, 1.0, 1e38])
 def test_ridge_of_any_magnitude_beside_any_matrix(A, ridge):
     A_norm, stats = precond_spd(A, ridge=ridge)
-    assert (
-        A_norm.isfinite().all()
-        and 0.5 <= stats.lambda_max < 1
-        and stats.kappa_proxy == pytest.approx(1, rel=1e-5)
-    )
+    assert A_norm.isfinite().all() and 0.5 <= stats.lambda_max < 1 and stats.kappa_proxy == pytest.approx(1, rel=1e-5)
     truth = A[0, 0].double().item() + torch.tensor(ridge).double().item()
     assert math.ldexp(A_norm[0, 0].item(), int(stats.exponent)) == pytest.approx(truth, rel=2.0**-23)
 
@@ -166,9 +162,7 @@ def test_estimators_take_their_own_bound(with_spectrum):
     assert 1 <= ratio["lanczos"] < 1.3
     assert ratio["min"] == ratio["power"] == pytest.approx(min(ratio.values()), rel=1e-12)
     _, wide = precond_spd(A, lambda_max_safety=1.5)
-    assert math.ldexp(wide.lambda_max.item(), int(wide.exponent)) == pytest.approx(
-        1.5 * ratio["row_sum"], rel=1e-12
-    )
+    assert math.ldexp(wide.lambda_max.item(), int(wide.exponent)) == pytest.approx(1.5 * ratio["row_sum"], rel=1e-12)
 
 
 def test_out_and_work_are_used(spd_batch):

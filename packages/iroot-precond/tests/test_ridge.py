@@ -13,9 +13,7 @@ def test_amount_is_absolute_plus_relative_to_the_mean_eigenvalue(with_spectrum):
     assert ridge_amount(A).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "value"), [(torch.float32, 3e38), (torch.float32, 1e-44), (torch.float64, 1.7e308)]
-)
+@pytest.mark.parametrize(("dtype", "value"), [(torch.float32, 3e38), (torch.float32, 1e-44), (torch.float64, 1.7e308)])
 def test_mean_neither_overflows_nor_underflows(dtype, value):
     A = value * torch.eye(50, dtype=dtype)
     assert ridge_amount(A, ridge_rel=1.0).item() == pytest.approx(A[0, 0].item(), rel=1e-6)
@@ -28,9 +26,7 @@ def test_ridge_goes_to_the_diagonal_of_a_copy():
     assert torch.equal(damped, before + amount[:, None, None] * torch.eye(3)) and torch.equal(A, before)
     out = torch.empty_like(A)
     assert add_ridge(A, amount, out=out) is out and torch.equal(out, damped)
-    assert torch.equal(
-        add_ridge(torch.ones(3, 3).expand(2, 3, 3), amount)[0], torch.ones(3, 3) + torch.eye(3)
-    )
+    assert torch.equal(add_ridge(torch.ones(3, 3).expand(2, 3, 3), amount)[0], torch.ones(3, 3) + torch.eye(3))
 
 
 @pytest.mark.parametrize("name", ["ridge", "ridge_rel"])

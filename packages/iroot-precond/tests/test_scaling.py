@@ -47,9 +47,7 @@ def test_scaling_is_bitwise_exact(dtype, magnitude):
 
 
 def test_zero_and_nonfinite_matrices_have_exponent_zero():
-    A = torch.stack(
-        [torch.zeros(3, 3), torch.full((3, 3), math.inf), torch.full((3, 3), math.nan), 4 * torch.eye(3)]
-    )
+    A = torch.stack([torch.zeros(3, 3), torch.full((3, 3), math.inf), torch.full((3, 3), math.nan), 4 * torch.eye(3)])
     assert binary_exponent(A).tolist() == [0, 0, 0, 3]
     assert binary_exponent(torch.zeros(2, 0, 0)).tolist() == [0, 0]
     assert binary_exponent(torch.zeros(0, 3, 3)).shape == (0,)
@@ -75,16 +73,12 @@ def test_other_dtypes_are_refused_by_name(dtype):
         binary_exponent(torch.ones(2, 2).to(dtype))
 
 
-@pytest.mark.parametrize(
-    "alpha", [Fraction(-1, p) for p in (1, 2, 3, 4, 7)] + [Fraction(2, 3), Fraction(-4, 3), 1]
-)
+@pytest.mark.parametrize("alpha", [Fraction(-1, p) for p in (1, 2, 3, 4, 7)] + [Fraction(2, 3), Fraction(-4, 3), 1])
 @pytest.mark.parametrize("e", [-1074, -301, -7, -1, 0, 1, 2, 5, 300, 1024])
 def test_unscale_root_against_mpmath(alpha, e):
     Z = torch.tensor([[0.75], [-1.25]], dtype=torch.float64)
     with mpmath.workdps(40):
-        factor = (
-            mpmath.mpf(2) ** (mpmath.mpf(e) * alpha.numerator / alpha.denominator) if e else mpmath.mpf(1)
-        )
+        factor = mpmath.mpf(2) ** (mpmath.mpf(e) * alpha.numerator / alpha.denominator) if e else mpmath.mpf(1)
         truth = [float(mpmath.mpf(z) * factor) for z in Z[:, 0].tolist()]
     result = unscale_root(Z, torch.tensor(e), alpha)[:, 0].tolist()
     # exp2 is good to one ulp, the product to half of one

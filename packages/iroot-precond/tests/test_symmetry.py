@@ -45,9 +45,7 @@ def test_asymmetric_matrices_are_found_at_every_magnitude(dtype, magnitude):
 
 def test_probe_estimate_is_unbiased():
     A = perturbed(1e-3)
-    squares = [
-        symmetry_defect_probe(A, torch.Generator().manual_seed(s)).defect.item() ** 2 for s in range(200)
-    ]
+    squares = [symmetry_defect_probe(A, torch.Generator().manual_seed(s)).defect.item() ** 2 for s in range(200)]
     # 1600 probes of relative variance below 2: standard error below 4 %, three of them
     assert math.sqrt(np.mean(squares)) == pytest.approx(symmetry_defect(A).item(), rel=0.12)
 
@@ -76,9 +74,7 @@ def test_known_exponent_changes_nothing():
     from iroot_precond import binary_exponent
 
     A = perturbed(1e-3)
-    assert torch.equal(
-        symmetry_defect_probe(A).defect, symmetry_defect_probe(A, exponent=binary_exponent(A)).defect
-    )
+    assert torch.equal(symmetry_defect_probe(A).defect, symmetry_defect_probe(A, exponent=binary_exponent(A)).defect)
 
 
 def test_symmetric_part_is_exactly_symmetric_and_idempotent():

@@ -5,8 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from iroot_kernels import Workspace
 from iroot_solve import build_schedule
-from iroot_solve._certificate import Root, appraise, measure, probe_signs
+from iroot_solve._certificate import Root, appraise, measure, orders, probe_signs
+from iroot_solve._eigh import run_eigh
 
 N, K = 40, 6
 EYE = torch.eye(N, dtype=torch.float64)
@@ -167,3 +169,28 @@ def test_probes_are_signs_from_their_seed():
     assert signs.shape == (20, 16) and bool((signs.abs() == 1).all())
     assert torch.equal(signs, probe_signs(20, 16, torch.device("cpu"), 3))
     assert not torch.equal(signs, probe_signs(20, 16, torch.device("cpu"), 4))
+
+
+@pytest.mark.parametrize("exponent", NEGATIVE, ids=str)
+@pytest.mark.parametrize("k", [3, 24])
+def test_eigenvector_coordinates_measure_what_powers_do(system, exponent, k):
+    """All E_m at once, in coordinates, against one application of X after the other."""
+    values, V = system
+    A = ((V * values) @ V.mT)[None].contiguous()
+    A = (A + A.mT) / 2
+    B = torch.from_numpy(np.random.default_rng(6).standard_normal((1, N, k)))
+    wrong = run_eigh(A, B, exponent, Workspace())
+    wrong.root.sandwich.__self__.f[0, 0] *= 1.01  # something to measure, far above rounding
+    Z = wrong.root.power(1, B)
+    fast = measure(wrong.root, A, B, Z, exponent, 0)
+    slow = measure(Root(wrong.root.power, norm=wrong.root.norm), A, B, Z, exponent, 0)
+    M = len(orders(exponent.denominator, True))
+    gram = fast[:, 3:].reshape(1, M + 1, M + 1)[:, :M, :M]
+    expected = slow[:, 3:].reshape(1, M, M)
+    torch.testing.assert_close(fast[:, :3], slow[:, :3])
+    # X^s·A^q·W carries n·u·κ^q in both of them.
+    kappa = float(1 / values[0]) ** abs(exponent.numerator)
+    scale = expected.diagonal(dim1=-2, dim2=-1).amax() + (N * 2.0**-53 * kappa) ** 2
+    assert float((gram - expected).abs().amax() / scale) <= 1e-6 + N * 2.0**-53 * kappa
+    # The drift: V is orthogonal to n·u.
+    assert float(fast[:, -1].sqrt() / fast[:, 0]) <= N * 2.0**-52

@@ -29,11 +29,12 @@ def test_beyond_the_table():
 
 @pytest.mark.parametrize("n", [16, 100, 1000])
 def test_costs_grow_with_what_they_count(n):
-    base = _cost.iteration_ms(n, 1, 8.0, 16, 3, 32)
-    assert base < _cost.iteration_ms(n, 1, 9.0, 16, 3, 32)
-    assert base < _cost.iteration_ms(n, 1, 8.0, 32, 3, 32)
-    assert base < _cost.iteration_ms(n, 1, 8.0, 16, 4, 32)
-    assert _cost.iteration_ms(n, 8, 8.0, 16, 3, 32) < _cost.iteration_ms(n, 16, 8.0, 16, 3, 32)
+    base = _cost.iteration_ms(n, 1, 8.0, 16, 3, 1, 32)
+    assert base < _cost.iteration_ms(n, 1, 9.0, 16, 3, 1, 32)
+    assert base < _cost.iteration_ms(n, 1, 8.0, 32, 3, 1, 32)
+    assert base < _cost.iteration_ms(n, 1, 8.0, 16, 3, 2, 32)
+    assert base < _cost.iteration_ms(n, 1, 8.0, 16, 4, 1, 32)
+    assert _cost.iteration_ms(n, 8, 8.0, 16, 3, 1, 32) < _cost.iteration_ms(n, 16, 8.0, 16, 3, 1, 32)
     for direct in (_cost.eigh_ms, _cost.cholesky_ms):
         assert direct(n, 4, 1, 32) <= direct(n, 64, 1, 32) <= direct(n, 64, 4, 32)
 
@@ -43,6 +44,7 @@ def test_factorisations_cost_what_was_measured_and_their_products():
         _cost.milliseconds("eigh32", 64) + _cost.milliseconds("skinny32", 64) * 16 / 16
     )
     assert _cost.cholesky_ms(64, 1, 1, 64) < _cost.eigh_ms(64, 1, 1, 64)
+    assert _cost.cholesky_ms(64, 1, 1, 32) < _cost.cholesky_ms(64, 1, 1, 32, refined=True)
 
 
 def test_the_calibration_measures_every_operation(monkeypatch):

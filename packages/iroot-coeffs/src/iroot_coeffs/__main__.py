@@ -18,9 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     planning.add_argument("--p", type=int, required=True, help="order of the root")
     planning.add_argument("--kappa", type=float, required=True, help="largest over smallest eigenvalue")
     planning.add_argument("--tol", type=float, default=1e-3, help="relative error (default 1e-3)")
-    planning.add_argument(
-        "--k-over-n", type=float, default=1.0, help="columns of B over n (default 1: form the root)"
-    )
+    planning.add_argument("--k-over-n", type=float, default=1.0, help="columns of B over n (default 1: form the root)")
     planning.add_argument("--exponent", type=Fraction, help="another power, such as -3/4")
     planning.add_argument("--json", action="store_true", help="print the schedule as JSON")
     return parser

@@ -139,9 +139,7 @@ def chebyshev_expansion(
     rounding = 16 * UNIT * low_end**-a
     envelope = _Envelope.of(a, low_end)
     if tol is not None and not rounding < tol < 1:
-        raise ValueError(
-            f"chebyshev_expansion: tol must be in ({rounding:.1e}, 1) on this interval, got {tol}"
-        )
+        raise ValueError(f"chebyshev_expansion: tol must be in ({rounding:.1e}, 1) on this interval, got {tol}")
     if degree is not None and not 0 <= degree <= MAX_EXPANSION_DEGREE:
         raise ValueError(f"chebyshev_expansion: degree must be in 0..{MAX_EXPANSION_DEGREE}, got {degree}")
     count = degree if tol is None else _smallest_degree(envelope, (tol - rounding) * (1 - 1e-6))
@@ -151,9 +149,7 @@ def chebyshev_expansion(
     return coefficients * float(hi) ** -a, bound + aliasing
 
 
-def _alias_free(
-    a: float, low_end: float, degree: int, envelope: _Envelope, allowed: float
-) -> tuple[Array, float]:
+def _alias_free(a: float, low_end: float, degree: int, envelope: _Envelope, allowed: float) -> tuple[Array, float]:
     """Coefficients, and what points fewer than infinity cost.
 
     Coefficient k carries the coefficients 2N - k, 2N + k, ...: all of one sign pattern, so together at most

@@ -124,9 +124,7 @@ NAMED: dict[str, NamedSchedule] = {
 }
 
 
-def named(
-    name: str, p: int = 2, *, kappa: float = 1e4, steps: int | None = None, tol: float = 1e-3
-) -> Schedule:
+def named(name: str, p: int = 2, *, kappa: float = 1e4, steps: int | None = None, tol: float = 1e-3) -> Schedule:
     """A schedule from the literature for a spectrum in [1/kappa, 1], with proved ranges.
 
     Args:

@@ -57,15 +57,11 @@ class _Problem:
 
     def inner(self, degree: int, *, first: bool, factored: bool) -> float:
         starts_at_identity = first and self.exponent < 0
-        return inner_products(
-            self.p, degree, self.power, self.k_over_n, first=starts_at_identity, factored=factored
-        )
+        return inner_products(self.p, degree, self.power, self.k_over_n, first=starts_at_identity, factored=factored)
 
     def terminal(self, degree: int, *, first: bool, factored: bool) -> float:
         starts_at_identity = first and self.exponent < 0
-        return terminal_products(
-            degree, self.power, self.k_over_n, first=starts_at_identity, factored=factored
-        )
+        return terminal_products(degree, self.power, self.k_over_n, first=starts_at_identity, factored=factored)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,17 +88,13 @@ def apply_products(power: int, k_over_n: float | None, *, first: bool) -> float:
     return len(addition_chain(power)) + (0 if first else 1)
 
 
-def terminal_products(
-    degree: int, power: int, k_over_n: float | None, *, first: bool, factored: bool
-) -> float:
+def terminal_products(degree: int, power: int, k_over_n: float | None, *, first: bool, factored: bool) -> float:
     """Cost of the last step, without a new Y; on n×k perhaps by Clenshaw in d·power skinny products."""
     built = build_products(degree, factored=factored) + apply_products(power, k_over_n, first=first)
     return built if k_over_n is None else min(built, degree * power * k_over_n)
 
 
-def inner_products(
-    p: int, degree: int, power: int, k_over_n: float | None, *, first: bool, factored: bool
-) -> float:
+def inner_products(p: int, degree: int, power: int, k_over_n: float | None, *, first: bool, factored: bool) -> float:
     """Cost of a step that is not the last."""
     applied = apply_products(power, k_over_n, first=first)
     return build_products(degree, factored=factored) + update_products(p) + applied

@@ -168,9 +168,7 @@ def applied_power(p: int, exponent: Fraction) -> int:
     if count.denominator != 1:
         raise ValueError(f"exponent {exponent} is no multiple of 1/{p}: use p={exponent.denominator}")
     if count == 0 or count >= p:
-        raise ValueError(
-            f"exponent must be negative or in (0, 1), got {exponent}: multiply by A for the rest"
-        )
+        raise ValueError(f"exponent must be negative or in (0, 1), got {exponent}: multiply by A for the rest")
     return int(-count) if count < 0 else int(p - count)
 
 

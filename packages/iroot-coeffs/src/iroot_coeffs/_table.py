@@ -48,9 +48,7 @@ def raised(bounds: Array) -> Array:
     values = np.log(bounds)
     bend = np.zeros_like(values)
     bend[..., 1:-1] = np.abs(np.diff(values, n=2, axis=-1)) / 4
-    return np.asarray(
-        values + np.maximum.reduce([bend, np.roll(bend, 1, axis=-1), np.roll(bend, -1, axis=-1)])
-    )
+    return np.asarray(values + np.maximum.reduce([bend, np.roll(bend, 1, axis=-1), np.roll(bend, -1, axis=-1)]))
 
 
 def encode(logs: Array) -> NDArray[np.int32]:

@@ -131,7 +131,11 @@ def _paterson_stockmeyer(
 def _combine(terms: dict[int, float], powers: dict[int, Tensor], out: Tensor) -> Tensor:
     """Σ terms[i]·powers[i]."""
     (first, factor), *rest = terms.items()
-    torch.mul(powers[first], factor, out=out)
+    if factor == 1.0 and rest:
+        (second, share), *rest = rest
+        torch.add(powers[first], powers[second], alpha=share, out=out)
+    else:
+        torch.mul(powers[first], factor, out=out)
     for i, factor in rest:
         out.add_(powers[i], alpha=factor)
     return out

@@ -68,9 +68,7 @@ def _right(A: Tensor, B: Tensor) -> str:
     return "right" if A.shape[-1] == B.shape[-1] else "columns"
 
 
-def _product(
-    A: Tensor, B: Tensor, out: Tensor, C: Tensor | None, alpha: float, beta: float, ws: Workspace
-) -> Tensor:
+def _product(A: Tensor, B: Tensor, out: Tensor, C: Tensor | None, alpha: float, beta: float, ws: Workspace) -> Tensor:
     """α·A·B + β·C in the dtype of the operands (β = 0 ignores what `out` holds, NaN included)."""
     if _reduced_cpu_float32(A):
         return _wide_product(A, B, out, C, alpha, beta, ws)

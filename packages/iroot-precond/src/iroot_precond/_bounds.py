@@ -143,9 +143,7 @@ def square_frobenius_bound(A2: Tensor, /, *, product_error: float | None = None)
     return unscaled_bound(square.sqrt() * inflation(n, A2.dtype), torch.div(e, 2, rounding_mode="floor"))
 
 
-def lanczos_bound(
-    matmul: Action, like: Tensor, steps: int = 10, generator: torch.Generator | None = None
-) -> Tensor:
+def lanczos_bound(matmul: Action, like: Tensor, steps: int = 10, generator: torch.Generator | None = None) -> Tensor:
     """max|θ| + β_k after k Lanczos steps, β_k the norm of the full residual; about 1.2 times λ_max.
 
     It bounds ‖A‖₂ unless the start q₁ is nearly orthogonal to the extreme eigenvector v: from
@@ -219,9 +217,7 @@ def scaled_upper_bound(S: Tensor, row_sums: Tensor, steps: int, generator: torch
     return torch.minimum(bound, scaled_lanczos_bound(S, steps, generator)) if steps else bound
 
 
-def chosen_bound(
-    S: Tensor, row_sums: Tensor, estimator: str, steps: int, generator: torch.Generator | None
-) -> Tensor:
+def chosen_bound(S: Tensor, row_sums: Tensor, estimator: str, steps: int, generator: torch.Generator | None) -> Tensor:
     """The bound that an estimator of `precond_spd` stands for, for entries near 1."""
     if estimator == "row_sum":
         return scaled_row_sum_bound(row_sums, S.dtype)

@@ -45,8 +45,7 @@ def _orthogonalised(w: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
 
     Once is not enough even where the products are float32 and Q is float64: where the residuals are small against ‖A‖
     for many steps (a cluster of eigenvalues at the lower end), the loss grows tenfold with every one of them. Twice is
-    (Kahan, Parlett); the second coefficients are rounding. Rows of Q not yet reached are zero and harmless, and batched
-    products are faster on contiguous operands.
+    (Kahan, Parlett); the second coefficients are rounding.
     """
     columns = Q.mT
     h = torch.bmm(w, columns)
@@ -54,16 +53,14 @@ def _orthogonalised(w: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
     return torch.baddbmm(w, torch.bmm(w, columns), Q, alpha=-1), h
 
 
-def _assembled(rows: Tensor, beta: Tensor, noise: float) -> LanczosRun:
-    """T from the coefficients h_j, rows of (b, k, k), and the norms β_j (b, k), j = 1…k.
+def _assembled(alpha: Tensor, sizes: Tensor, beta: Tensor, noise: float) -> LanczosRun:
+    """T from α_j, the norms of the coefficients h_j and the norms β_j, (b, k) each, j = 1…k.
 
     A β_j at rounding level, relative to the largest ‖h_i‖ so far, is a breakdown: what follows it is noise or NaN.
     The rows of T after it become decoupled copies of α₁, a Rayleigh quotient, which lies between the Ritz values and
     moves neither end.
     """
-    alpha = rows.diagonal(dim1=-2, dim2=-1)
-    scale = torch.linalg.vector_norm(rows, dim=-1).cummax(-1).values
-    ok = (beta > noise * scale).cummin(-1).values
+    ok = (beta > noise * sizes.cummax(-1).values).cummin(-1).values
     reached = torch.nn.functional.pad(ok[:, :-1], (1, 0), value=True)
     # What was left at the breakdown is the residual there; of a finite matrix, whatever came after it.
     residual = torch.where(reached & ~ok, beta, torch.where(reached, 0, -1)).amax(-1)
@@ -71,9 +68,7 @@ def _assembled(rows: Tensor, beta: Tensor, noise: float) -> LanczosRun:
     return LanczosRun(torch.where(reached, alpha, alpha[:, :1]), torch.where(ok, beta, 0)[:, :-1], residual)
 
 
-def lanczos(
-    matmul: Action, like: Tensor, steps: int = 10, generator: torch.Generator | None = None
-) -> LanczosRun:
+def lanczos(matmul: Action, like: Tensor, steps: int = 10, generator: torch.Generator | None = None) -> LanczosRun:
     """Lanczos process with full reorthogonalisation; one random start, the same for every matrix of a batch.
 
     The recurrence runs in float64 (thin vectors), the products in the dtype of ``like``. An exhausted Krylov
@@ -97,20 +92,21 @@ def lanczos(
         raise ValueError(f"lanczos needs steps >= 1 and n >= 1, got steps={steps} and n={n}")
     k = min(steps, n)
     start = gaussian((n,), like.device, generator)
-    Q = torch.zeros((math.prod(batch), k, n), dtype=torch.float64, device=like.device)
+    Q = torch.empty((math.prod(batch), k, n), dtype=torch.float64, device=like.device)
     Q[:, 0] = start / torch.linalg.vector_norm(start)
     # Rounding errors of products of length n grow like √n·u (Higham, Mary 2019); less than that is noise.
     noise = 8 * math.sqrt(n) * torch.finfo(like.dtype).eps / 2
-    rows, norms, basis = [], [], Q.unbind(1)
+    alpha, sizes, norms, basis = [], [], [], Q.unbind(1)
     for j in range(k):
         product = matmul(basis[j].to(like.dtype).reshape(*batch, n, 1))
-        w, h = _orthogonalised(product.reshape(-1, 1, n).to(torch.float64), Q)
+        w, h = _orthogonalised(product.reshape(-1, 1, n).to(torch.float64), Q[:, : j + 1])
         norm = torch.linalg.vector_norm(w, dim=-1)
-        rows.append(h)
+        alpha.append(h[:, 0, j])
+        sizes.append(torch.linalg.vector_norm(h, dim=-1))
         norms.append(norm)
         if j + 1 < k:
             torch.div(w.squeeze(1), norm, out=basis[j + 1])
-    run = _assembled(torch.cat(rows, 1), torch.cat(norms, -1), noise)
+    run = _assembled(torch.stack(alpha, -1), torch.cat(sizes, -1), torch.cat(norms, -1), noise)
     return LanczosRun(*(x.reshape(batch + x.shape[1:]) for x in run))
 
 

@@ -1,10 +1,10 @@
 """Damping A + r·I with r = ridge + ridge_rel·mean(a_ii), which is the mean of the eigenvalues.
 
-    >>> import torch
-    >>> from iroot_precond import add_ridge, ridge_amount
-    >>> A = torch.tensor([[3.0, 1.0], [1.0, 1.0]])
-    >>> add_ridge(A, ridge_amount(A, ridge=0.5, ridge_rel=0.25)).tolist()
-    [[4.0, 1.0], [1.0, 2.0]]
+>>> import torch
+>>> from iroot_precond import add_ridge, ridge_amount
+>>> A = torch.tensor([[3.0, 1.0], [1.0, 1.0]])
+>>> add_ridge(A, ridge_amount(A, ridge=0.5, ridge_rel=0.25)).tolist()
+[[4.0, 1.0], [1.0, 2.0]]
 """
 
 import math

@@ -72,9 +72,7 @@ def power_parts(k: Tensor, dtype: torch.dtype, count: int) -> list[Tensor]:
     return parts
 
 
-def ldexp(
-    x: Tensor, k: Tensor, *, factor: Tensor | None = None, count: int = 3, out: Tensor | None = None
-) -> Tensor:
+def ldexp(x: Tensor, k: Tensor, *, factor: Tensor | None = None, count: int = 3, out: Tensor | None = None) -> Tensor:
     """x·factor·2^k, rounded only by the factor wherever the result is normal (`torch.ldexp` computes 2^k inexactly).
 
     Args:
@@ -150,9 +148,7 @@ def scale_by_power_of_two(A: Tensor, e: Tensor, /, *, out: Tensor | None = None)
     return torch.mul(A, first, out=out).mul_(second)
 
 
-def unscale_root(
-    Z: Tensor, e: Tensor, exponent: Fraction | int, /, *, out: Tensor | None = None
-) -> Tensor:
+def unscale_root(Z: Tensor, e: Tensor, exponent: Fraction | int, /, *, out: Tensor | None = None) -> Tensor:
     """2^(e·α)·Z for the exponent α: from Z = A_s^α·B back to A^α·B, where A = 2^e·A_s.
 
     With α = q/s and e·q = s·d + r, 0 ≤ r < s, the factor is 2^(r/s) (rounded once) times 2^d (exact). So a

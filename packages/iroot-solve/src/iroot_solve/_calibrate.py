@@ -32,17 +32,21 @@ def _median_ms(call: Callable[[], object], seconds: float = 0.4) -> float:
 
 
 def _operations(A: Tensor, B: Tensor) -> dict[str, Callable[[], object]]:
-    """The calls as the solvers make them: a pass over a matrix that other passes have driven out of the cache."""
+    """The calls as the solvers make them: products and passes find their matrices driven out of the cache by others."""
     out, thin = torch.empty_like(A), torch.empty_like(B)
     count = max(1, CACHE_BYTES // (A.numel() * A.element_size())) if A.shape[0] == 1 else 1
-    turn = cycle([(torch.empty_like(A).copy_(A), torch.empty_like(A)) for _ in range(min(count, 64))])
+    turn = cycle([(A.clone(), torch.empty_like(A)) for _ in range(min(count, 64))])
+
+    def one_product() -> object:
+        source, target = next(turn)
+        return torch.addmm(source[0], A[0], source[0], out=target[0])
 
     def one_pass() -> object:
         source, target = next(turn)
         return torch.mul(source, 2.0, out=target)
 
     return {
-        "mm": lambda: torch.baddbmm(A, A, A, out=out) if A.shape[0] > 1 else torch.addmm(A[0], A[0], A[0], out=out[0]),
+        "mm": (lambda: torch.baddbmm(A, A, A, out=out)) if A.shape[0] > 1 else one_product,
         "eigh": lambda: torch.linalg.eigh(A),
         "cholesky": lambda: torch.linalg.cholesky_ex(A),
         "skinny": lambda: torch.bmm(A, B, out=thin),

@@ -132,7 +132,11 @@ class Case:
         if candidate.strategy == "eigh":
             return run_eigh(S, B, self.problem.exponent, self.ws)
         if candidate.strategy == "cholesky":
-            return run_cholesky(S, B, self.ws)
+            wide, right = torch.float64, self.right(torch.float64)
+            refine = how.storage is not wide and right is not None
+            return run_cholesky(
+                S, B, self.ws, (self.matrix.matrix(wide), right) if refine and right is not None else None
+            )
         direct = candidate.strategy == "direct-solve"
         schedule = self.given_schedule(low, high) or candidate.schedule or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731

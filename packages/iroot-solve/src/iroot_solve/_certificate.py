@@ -161,7 +161,7 @@ def appraise(values: Array, n: int, root: Root, exponent: Fraction) -> Certifica
             error, residual = _negative(rest, size, orders(s, root.ends), s)
         amplification = norm * given / (size * math.sqrt(n))
         error = error + root.roundoff * np.maximum(amplification, 1.0)
-    zero = given == 0
+    zero = (given == 0) & (size == 0)  # scaled to Z, a nonzero B may vanish
     error = np.where(zero, 0.0, np.where(error < math.inf, error, math.inf))
     return Certificate(error, np.where(zero, 0.0, residual), amplification)
 
@@ -236,9 +236,7 @@ class _Sandwich:
 
     power: Power
 
-    def __call__(
-        self, A: Matrix, q: int, found: tuple[int, ...], s: int, W: Tensor, B: Tensor | None
-    ) -> Tensor:
+    def __call__(self, A: Matrix, q: int, found: tuple[int, ...], s: int, W: Tensor, B: Tensor | None) -> Tensor:
         inner, taken, P = [], 0, W.mT
         for m in found:
             P, taken = self.power(s - m - taken, P), s - m

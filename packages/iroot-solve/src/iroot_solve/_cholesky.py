@@ -1,4 +1,8 @@
-"""A⁻¹·B by one Cholesky factorisation (p = 1)."""
+"""A⁻¹·B by one Cholesky factorisation (p = 1), and one step of iterative refinement where it was float32.
+
+With L·Lᵀ = A + δA, ‖δA‖ ≤ c·u·‖A‖, a solve has the relative error e = c·κ·u; Z + (L·Lᵀ)⁻¹·(B − A·Z), the residual in
+float64, has e² (Higham, "Accuracy and Stability of Numerical Algorithms" (2002), §12.1).
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,30 @@ import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
-from iroot_solve._certificate import Root, probe_signs
+from iroot_solve._certificate import Power, Root, probe_signs
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
+from iroot_solve._scales import norm
+from iroot_solve._thin import thin
 
 
-def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace) -> Outcome:
+def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: tuple[Tensor, Tensor] | None = None) -> Outcome:
     """Where the factorisation breaks down Z is NaN: the certificate sees it.
 
     Args:
         S: `(b, n, n)` symmetric positive definite, float32 or float64.
         B: `(b, n, k)`, or `None` for the inverse.
         ws: Where L and Z live.
+        wide: A and B in float64: Z is refined once, and is float64.
 
     Returns:
-        The outcome. Cost: n³/3 multiply-adds and two triangular solves with k columns.
+        The outcome. Cost: n³/3 multiply-adds and two triangular solves with k columns (four, and one product, refined).
     """
     name = "fp64" if S.dtype is torch.float64 else "fp32"
-    factor = ws.like(f"factor_{name}", S)
+    factor = ws.like(f"factor_{name}", S).mT  # column by column, as LAPACK reads it
     info = ws.buffer("info", S.shape[:-2], torch.int32, S.device)
     torch.linalg.cholesky_ex(S, out=(factor, info))
-    factor[info != 0] = torch.nan
+    factor.masked_fill_((info != 0)[:, None, None], torch.nan)
 
     def power(j: int, V: Tensor) -> Tensor:
         U = V.to(S.dtype)
@@ -34,20 +41,29 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace) -> Outcome:
             U = torch.cholesky_solve(U, factor)
         return U.to(V.dtype)
 
-    # Two steps of inverse iteration: ‖A⁻¹v‖/‖A⁻²v‖ ≥ λmin, and close to it for random v.
-    once = power(1, probe_signs(S.shape[-1], 4, S.device, 0).to(S.dtype).expand(*S.shape[:-1], 4))
-    lowest = torch.linalg.vector_norm(once, dim=(-2, -1)) / torch.linalg.vector_norm(power(1, once), dim=(-2, -1))
+    solves = 2 if B is not None and wide else 1
     if B is None:
         Z = torch.cholesky_inverse(factor, out=ws.like("Z", S))
     else:
-        Z = torch.cholesky_solve(B.to(S.dtype), factor, out=ws.buffer("Z", B.shape, S.dtype, S.device))
+        Z = torch.cholesky_solve(B, factor, out=ws.buffer("Z", B.shape, S.dtype, S.device))
+        if wide:
+            A, right = wide
+            refined = ws.buffer("Z refined", B.shape, A.dtype, A.device).copy_(Z)
+            Z = refined.add_(power(1, right - thin(A, refined)))
     return Outcome(
         Z=Z,
         root=Root(power),  # no roundoff: Z is no product X·B, its residual shows all of its error
         judge=torch.float64,
-        lowest=lowest,
+        lowest=_lowest(power, S),
         strategy="cholesky",
         precision=name,
-        schedule=DirectSchedule("cholesky", f"cholesky in {name}: L·Lᵀ·Z = B"),
-        products={"cholesky": S.shape[0], "columns": 2 * (S.shape[-1] if B is None else B.shape[-1])},
+        schedule=DirectSchedule("cholesky", f"cholesky in {name}: L·Lᵀ·Z = B{', refined once' * (solves - 1)}"),
+        products={"cholesky": S.shape[0], "columns": (3 * solves - 1) * (S.shape[-1] if B is None else B.shape[-1])},
     )
+
+
+def _lowest(power: Power, S: Tensor) -> Tensor:
+    """Two steps of inverse iteration: ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin, and close to it for random V."""
+    signs = probe_signs(S.shape[-1], 4, S.device, 0, S.dtype).expand(*S.shape[:-1], 4)
+    once = power(1, signs)
+    return norm(once) / norm(power(1, once))

@@ -29,6 +29,7 @@ TRUNCATION_SHARE = 0.25
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
 LANCZOS_STEPS = 20
 LANCZOS_CALLS, CHOLESKY_LOOK_CALLS = 16, 40
+RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 # The certificate's columns over the calibration's.
 THIN = PROBES / 16
 
@@ -104,13 +105,19 @@ def steps_for(task: Task, low: float, high: float, direct: bool) -> Schedule:
     return schedule.rescaled(high)
 
 
-def candidates(task: Task, low: float, high: float) -> list[Candidate]:
-    """Every way that applies, cheapest first; [low, high] is the spectrum as far as it is known."""
-    kappa = high / low
-    found = []
+def candidates(task: Task, low: float, high: float, kappa: float | None = None) -> list[Candidate]:
+    """Every way that applies, cheapest first.
+
+    Args:
+        task: What is to be done.
+        low, high: The spectrum to plan for; `low` on the safe side.
+        kappa: The likely condition number, for the rounding errors; high/low by default.
+    """
+    kappa, found = high / low if kappa is None else kappa, []
     for strategy in task.strategies:
         for name in task.precisions:
-            error = rounding_error(strategy, name, kappa, task.exponent)
+            refined = strategy == "cholesky" and not task.root and name != "fp64"
+            error = rounding_error(strategy, name, kappa, task.exponent, refined)
             found.append(_candidate(task, strategy, name, low, high, error))
     return sorted(found, key=lambda candidate: candidate.milliseconds)
 
@@ -126,9 +133,13 @@ def on_grid(low: float, high: float) -> tuple[float, float]:
 
 
 def lanczos_ms(task: Task, steps: int) -> float:
-    """A Lanczos process: products with one vector, by bandwidth as expensive as half of those with 16, and calls."""
-    bits = 64 if task.precisions[0] == "fp64" else 32
-    return steps * (LANCZOS_CALLS * CALL_MS + milliseconds(f"skinny{bits}", task.n, task.batch) / 2)
+    """A Lanczos process: products with one vector, by bandwidth as expensive as half of those with 16, and calls.
+
+    Orthogonalising a vector twice reads half of its `steps` predecessors four times, in float64: n numbers each.
+    """
+    bits, n, batch = 64 if task.precisions[0] == "fp64" else 32, task.n, task.batch
+    product = milliseconds(f"skinny{bits}", n, batch) / 2 + 2 * steps / n * milliseconds("pass64", n, batch)
+    return steps * (LANCZOS_CALLS * CALL_MS + product) + batch * RITZ_MS
 
 
 def cholesky_look_ms(task: Task) -> float:
@@ -140,15 +151,18 @@ def cholesky_look_ms(task: Task) -> float:
 
 @lru_cache(maxsize=1024)
 def factoring_is_looking(task: Task) -> bool:
-    """Whether a Cholesky factorisation is the cheaper way to see the ends of the spectrum."""
-    return cholesky_look_ms(task) < lanczos_ms(task, LANCZOS_STEPS)
+    """Whether a Cholesky factorisation is the cheaper way to see the ends of the spectrum.
+
+    Of one matrix: the triangular solves of a batch are loops.
+    """
+    return task.batch == 1 and cholesky_look_ms(task) < lanczos_ms(task, LANCZOS_STEPS)
 
 
 @lru_cache(maxsize=1024)
-def choose(task: Task, low: float, high: float, strategy: str = "auto") -> Candidate:
+def choose(task: Task, low: float, high: float, strategy: str = "auto", kappa: float | None = None) -> Candidate:
     """The cheapest candidate predicted to meet the tolerance; the most accurate one where none is."""
     task.check(strategy)
-    named = [c for c in candidates(task, low, high) if strategy in ("auto", c.strategy)]
+    named = [c for c in candidates(task, low, high, kappa) if strategy in ("auto", c.strategy)]
     good = [c for c in named if task.meets(c.error)]
     return good[0] if good else min(named, key=lambda c: (c.error, c.milliseconds))
 
@@ -157,8 +171,10 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     bits = 64 if name == "fp64" else 32
     n, k, batch = task.n, task.k * task.reuse, task.batch
     if strategy in ("eigh", "cholesky"):
-        ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits) if strategy == "eigh" else 0.0
-        ms = ms or cholesky_ms(n, k, batch, bits)
+        if strategy == "eigh":
+            ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits)
+        else:
+            ms = cholesky_ms(n, k, batch, bits, refined=bits == 32 and not task.root)
         # The certificate in eigenvector coordinates, or by solves: two or three products with all its columns.
         ms += 6 * THIN * milliseconds(f"skinny{bits}", n, batch) + FACTORED_CALLS * CALL_MS
         return Candidate(strategy, name, None, 0.0, ms, error)

@@ -29,17 +29,17 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace) -> 
     """
     name = "fp64" if S.dtype is torch.float64 else "fp32"
     values = ws.buffer(f"lambda_{name}", S.shape[:-1], S.dtype, S.device)
-    vectors = ws.like(f"vectors_{name}", S)
+    vectors = ws.like(f"vectors_{name}", S).mT  # column by column, as LAPACK writes them
     torch.linalg.eigh(S, out=(values, vectors))
     alpha = float(exponent)
     f = values.clamp_min(torch.finfo(S.dtype).tiny if alpha < 0 else 0.0).pow(alpha)
-    weighted = torch.mul(vectors, f.unsqueeze(-2), out=ws.like("weighted", S))
     if B is None:
-        X = torch.bmm(weighted, vectors.mT, out=ws.like("X", S))
+        weighted = torch.mul(vectors.mT, f.unsqueeze(-1), out=ws.like("weighted", S))
+        X = torch.bmm(vectors, weighted, out=ws.like("X", S))
         Z = torch.add(X, X.mT, out=ws.like("Z", S)).mul_(0.5)  # the root is symmetric, its product only nearly
     else:
         inner = torch.bmm(vectors.mT, B, out=ws.buffer("inner", B.shape, S.dtype, S.device))
-        Z = torch.bmm(weighted, inner, out=ws.buffer("Z", B.shape, S.dtype, S.device))
+        Z = torch.bmm(vectors, inner.mul_(f.unsqueeze(-1)), out=ws.buffer("Z", B.shape, S.dtype, S.device))
     columns = 0 if B is None else 2 * B.shape[-1]
     eigen = _Eigen(vectors, f)
     return Outcome(

@@ -51,9 +51,9 @@ class Ledger:
     @classmethod
     def empty(cls, Z: Tensor) -> Ledger:
         """Nothing solved yet."""
-        held = np.full((6, Z.shape[0]), np.nan)
-        held[:2], held[5] = np.inf, 0.0
-        return cls(Z, *held, np.full(Z.shape[0], Status.stagnated, dtype=np.int8))
+        unknown, endless = np.full(Z.shape[0], np.nan), np.full(Z.shape[0], np.inf)
+        codes = np.full(Z.shape[0], Status.stagnated, dtype=np.int8)
+        return cls(Z, endless, endless.copy(), unknown, unknown.copy(), unknown.copy(), np.zeros(Z.shape[0]), codes)
 
     def note(self, facts: Facts) -> None:
         """What was read of the spectrum before the work, in units of A."""
@@ -112,7 +112,9 @@ def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float
         ledger.lambda_min[rows] = np.ldexp(lowest, case.exponents())
     if outcome.highest is not None:
         # A backward stable λmax is off by a modest multiple of u·‖A‖, for which n·u is room.
-        bound = np.ldexp(highest, case.exponents()) * (1 + 2 * case.problem.n * precision(outcome.precision).unit_roundoff)
+        bound = np.ldexp(highest, case.exponents()) * (
+            1 + 2 * case.problem.n * precision(outcome.precision).unit_roundoff
+        )
         ledger.lambda_max[rows] = np.fmin(ledger.lambda_max[rows], bound)
     doubtful = suspicious(outcome, lowest, highest, case.problem)
     failed |= doubtful
@@ -125,9 +127,7 @@ def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float
     return False
 
 
-def _climb(
-    case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Array, low: float, high: float
-) -> bool:
+def _climb(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Array, low: float, high: float) -> bool:
     """The next rung: more steps from where the iteration stands, or a better way for those that failed.
 
     Returns:

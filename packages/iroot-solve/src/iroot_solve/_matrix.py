@@ -196,7 +196,7 @@ class ScaledMatrix:
         factorisation breaks down. Cost: n³/3 multiply-adds.
         """
         S = self.matrix(self.problem.storage)
-        L, info = self.ws.like("factor", S), self.ws.buffer("info", S.shape[:1], torch.int32, S.device)
+        L, info = self.ws.like("factor", S).mT, self.ws.buffer("info", S.shape[:1], torch.int32, S.device)
         torch.linalg.cholesky_ex(S, out=(L, info))
         V = probe_signs(S.shape[-1], 4, S.device, self.seed, S.dtype).expand(*S.shape[:-1], 4)
         once = torch.cholesky_solve(V, L)

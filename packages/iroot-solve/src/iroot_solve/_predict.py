@@ -15,13 +15,14 @@ from iroot_kernels import precision
 FLOOR = 8.0
 
 
-def rounding_error(strategy: str, precision_name: str, kappa: Any, exponent: Fraction) -> Any:
+def rounding_error(strategy: str, precision_name: str, kappa: Any, exponent: Fraction, refined: bool = False) -> Any:
     """Predicted relative error of Z from rounding alone; a number for a number, an array for an array."""
     s, q = exponent.denominator, abs(exponent.numerator)
     u = precision(precision_name).unit_roundoff
     if strategy == "eigh":
         return u * (FLOOR + 3.0 * q / s * kappa)
     if strategy == "cholesky":
-        return u * (FLOOR + 2.0 * kappa)
+        error = u * (FLOOR + 2.0 * kappa)
+        return error * error + FLOOR * 2.0**-53 if refined else error
     constant = {1: 0.15, 2: 0.07}.get(s, 0.05)
     return u * (FLOOR + constant * q * kappa)

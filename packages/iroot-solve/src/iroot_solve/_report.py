@@ -68,12 +68,19 @@ class Report:
     def result(self) -> SolveResult:
         """The result as the ledger stands."""
         ledger, batch = self.ledger, self.problem.batch
-        error, residual = (ledger.error, ledger.residual) if self.options.verify else np.full((2, self.problem.count), np.nan)
+        error, residual = (
+            (ledger.error, ledger.residual) if self.options.verify else np.full((2, self.problem.count), np.nan)
+        )
         held = (error, residual, ledger.amplification, ledger.lambda_max, ledger.lambda_min, ledger.ridge)
         tensors = unshape(self._on_device(np.stack(held)), batch).unbind(0)
         stats = SolveStats(
-            unshape(self._on_device(ledger.codes), batch),
-            *tensors,
+            status_code=unshape(self._on_device(ledger.codes), batch),
+            error=tensors[0],
+            residual=tensors[1],
+            amplification=tensors[2],
+            lambda_max=tensors[3],
+            lambda_min=tensors[4],
+            ridge=tensors[5],
             strategy=ledger.strategy,
             precision=ledger.precision,
             products=ledger.products,
@@ -98,10 +105,11 @@ class Report:
         """The result where nothing was read: what is known of the spectrum stays on the device."""
         result, matrix = self.result(), case.matrix
         assert case.ends is not None
-        known = {
-            "lambda_max": torch.ldexp(matrix.upper, matrix.exponent),
-            "lambda_min": torch.ldexp(case.ends[0].double(), matrix.exponent),
-            "ridge": matrix.ridge,
-        }
-        stats = replace(result.stats, **{name: unshape(value, self.problem.batch) for name, value in known.items()})
+        batch = self.problem.batch
+        stats = replace(
+            result.stats,
+            lambda_max=unshape(torch.ldexp(matrix.upper, matrix.exponent), batch),
+            lambda_min=unshape(torch.ldexp(case.ends[0].double(), matrix.exponent), batch),
+            ridge=unshape(matrix.ridge, batch),
+        )
         return result._replace(stats=stats)

@@ -27,6 +27,7 @@ from iroot_solve._spectrum import (
     first_status,
     require_symmetric,
     spectrum,
+    wanted_strategy,
     wants_ritz,
 )
 
@@ -59,7 +60,7 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     if wants_ritz(case):
         case.look()
     else:
-        case.matrix.matrix(precision(first_candidate(case).precision).storage)
+        case.matrix.matrix(precision(first_candidate(case.task, wanted_strategy(case)).precision).storage)
     facts = case.read()
     require_symmetric(problem, facts)
     ledger.note(facts)

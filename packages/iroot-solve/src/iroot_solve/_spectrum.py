@@ -26,6 +26,8 @@ from iroot_solve._result import Status
 
 # Below λmax/1e13 nothing in float64 tells one eigenvalue from another.
 SMALLEST_RATIO = 1e-13
+# What a matrix is taken for that nobody looked at.
+USUAL_KAPPA = 1e2
 # Two steps of inverse iteration see λmin to a factor of two.
 FACTORED_SAFETY = 2.0
 
@@ -38,6 +40,7 @@ class Spectrum:
         low: Its lower end.
         high: Its upper end: the caller's promise, or the bound.
         bound: A bound of λmax that rests on no promise.
+        kappa: The likely condition number: high/low without all of the safety in `low`.
         known: `low` is more than the caller's hint.
         broken_promise: The caller's `lambda_max` lies below a Ritz value, so it is none.
     """
@@ -45,6 +48,7 @@ class Spectrum:
     low: float
     high: float
     bound: float
+    kappa: float
     known: bool
     broken_promise: bool = False
 
@@ -59,11 +63,21 @@ def wants_ritz(case: Case) -> bool:
 
 @lru_cache(maxsize=1024)
 def looking_pays(task: Task, strategy: str) -> bool:
-    """Not where a factorisation in float64 costs less than looking."""
-    direct = strategy if strategy != "auto" else ("cholesky" if "cholesky" in task.strategies else "eigh")
-    safe = choose(replace(task, precisions=("fp64",)), 0.5, 1.0, direct)
+    """Not where what needs no look costs less than looking and the best that may be found."""
     look = min(lanczos_ms(task, LANCZOS_STEPS), cholesky_look_ms(task))
-    return choose(task, 0.5, 1.0, strategy).milliseconds + look < 0.95 * safe.milliseconds
+    found = choose(task, 1 / USUAL_KAPPA, 1.0, strategy).milliseconds
+    return found + look < 0.95 * first_candidate(task, strategy).milliseconds
+
+
+@lru_cache(maxsize=1024)
+def first_candidate(task: Task, strategy: str) -> Candidate:
+    """What serves most matrices without a look at the spectrum.
+
+    Cholesky with refinement, for κ·u up to a hundredth; an eigendecomposition in the widest precision allowed.
+    """
+    name = strategy if strategy != "auto" else ("cholesky" if "cholesky" in task.strategies else "eigh")
+    widest = task if name == "cholesky" and not task.root else replace(task, precisions=task.precisions[-1:])
+    return choose(widest, 1 / USUAL_KAPPA, 1.0, name)
 
 
 def wanted_strategy(case: Case) -> str:
@@ -105,13 +119,17 @@ def spectrum(case: Case, facts: Facts) -> Spectrum:
     lows = _lows(case, facts)
     if lows is None:
         low, high = on_grid(case.options.l_target * high, safety * high)
-        return Spectrum(low, high, bound, False, broken)
+        return Spectrum(low, high, bound, high / low, False, broken)
     # Plan for those that the first precision can serve; the others climb to float64 anyway, and alone.
     first, task = case.task.precisions[0], case.task
-    kappas = np.maximum(1.0, facts.upper / lows)
-    easy = lows[rounding_error("materialize-root", first, kappas, task.exponent) <= task.tol / 2]
-    low, high = on_grid(float((easy if easy.size else lows).min()), safety * high)
-    return Spectrum(low, high, bound, True, broken)
+    # The safety in a low end is there for the plan; the rounding error is likelier that of the middle.
+    likely = lows if facts.low is None else np.sqrt(lows * np.fmax(lows, facts.low))
+    kappas = np.maximum(1.0, facts.upper / likely)
+    easy = np.flatnonzero(rounding_error("materialize-root", first, kappas, task.exponent) <= task.tol / 2)
+    rows = easy if easy.size else slice(None)
+    low, high = on_grid(float(lows[rows].min()), safety * high)
+    _, grid = on_grid(1.0, float(kappas[rows].max()))
+    return Spectrum(low, high, bound, grid, True, broken)
 
 
 def _promised(case: Case, facts: Facts, bound: float) -> tuple[float, bool]:
@@ -153,13 +171,5 @@ def candidate_for(case: Case, known: Spectrum) -> Candidate:
     """The choice; without knowledge of the spectrum what needs none."""
     strategy = wanted_strategy(case)
     if known.known or strategy in ITERATIONS:
-        return choose(case.task, known.low, known.high, strategy)
-    return first_candidate(case)
-
-
-def first_candidate(case: Case) -> Candidate:
-    """Where nobody looks at the spectrum: a factorisation in float64."""
-    task, strategy = case.task, wanted_strategy(case)
-    name = strategy if strategy != "auto" else ("cholesky" if "cholesky" in task.strategies else "eigh")
-    widest = "fp64" if case.options.precision == "auto" else case.options.precision
-    return Candidate(name, widest, None, 0.0, 0.0, 0.0)
+        return choose(case.task, known.low, known.high, strategy, known.kappa)
+    return first_candidate(case.task, strategy)

@@ -49,10 +49,9 @@ MUTANTS = (
     ),
     Mutant("proof", f"{COEFFS_SRC}/_step.py", "c * factor**-a for c", "c * factor**a for c", (COEFFS,)),
     Mutant("undo factor", f"{PRECOND_SRC}/_scaling.py", "torch.exp2(rest.to", "torch.exp2(-rest.to", (PRECOND,)),
-    Mutant(
-        "undo factor", f"{SOLVE_SRC}/_case.py", "long() * exponent.numerator", "long() * -exponent.numerator", (SOLVE,)
-    ),
-    Mutant("undo factor", f"{SOLVE_SRC}/_case.py", "long() * exponent.denominator", "long()", (SOLVE,)),
+    Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "m * alpha.numerator", "m * -alpha.numerator", (SOLVE,)),
+    Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + exponents[1]", "self.undo - exponents[1]", (SOLVE,)),
+    Mutant("undo factor", f"{SOLVE_SRC}/_case.py", "torch.exp2(matrix.shift", "torch.exp2(-matrix.shift", (SOLVE,)),
     Mutant("update term", f"{KERNELS_SRC}/_coupled.py", "C=self.Y, beta=a_i", "C=self.Y, beta=1.0", (KERNELS,)),
     Mutant(
         "update term",
@@ -65,6 +64,12 @@ MUTANTS = (
         "update term", f"{KERNELS_SRC}/_triple.py", "self.products(R, self.X,", "self.products(self.X, R,", (KERNELS,)
     ),
     Mutant(
+        "update term", f"{PRECOND_SRC}/_lanczos.py", "torch.bmm(w, columns), Q, alpha=-1)", "h, Q, alpha=0)", (PRECOND,)
+    ),
+    Mutant(
+        "update term", f"{SOLVE_SRC}/_cholesky.py", "right - thin(A, refined)", "right + thin(A, refined)", (SOLVE,)
+    ),
+    Mutant(
         "ridge",
         f"{SOLVE_SRC}/_matrix.py",
         "self.ridge + self.ridge_rel * mean",
@@ -72,22 +77,12 @@ MUTANTS = (
         (SOLVE,),
     ),
     Mutant(
-        "certificate", f"{SOLVE_SRC}/_certificate.py", "else part - W for", "else 0.01 * (part - W) for", (SOLVE,)
+        "certificate", f"{SOLVE_SRC}/_certificate.py", "gaps - W.unsqueeze(1)", "(gaps - W.unsqueeze(1)) / 99", (SOLVE,)
     ),
-    Mutant(
-        "certificate",
-        f"{SOLVE_SRC}/_certificate.py",
-        "relative.clamp(max=1 - 1e-6)) / s",
-        "relative.clamp(max=1 - 1e-6))",
-        (SOLVE,),
-    ),
-    Mutant(
-        "certificate",
-        f"{SOLVE_SRC}/_case.py",
-        "torch.where(lowest > 0, found.error, torch.inf)",
-        "found.error",
-        (SOLVE,),
-    ),
+    Mutant("certificate", f"{SOLVE_SRC}/_certificate.py", "1.0)) / s)", "1.0)))", (SOLVE,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_eigh.py", "left * U", "U", (SOLVE,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(finished < 0.5)", "(finished < -9.0)", (SOLVE,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(positive <= 0)", "(positive <= -9)", (SOLVE,)),
     Mutant(
         "fallback",
         f"{SOLVE_SRC}/_ladder.py",
@@ -99,8 +94,8 @@ MUTANTS = (
     Mutant(
         "fallback",
         f"{SOLVE_SRC}/_ladder.py",
-        "settle(part, ledger, index[failed],",
-        "settle(part, ledger, index[: len(failed)],",
+        "settle(part, ledger, rows[failed],",
+        "settle(part, ledger, rows[: len(failed)],",
         (SOLVE,),
     ),
 )
