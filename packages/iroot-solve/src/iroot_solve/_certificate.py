@@ -150,17 +150,19 @@ def measure(
 
 
 def appraise(values: Array, n: int, root: Root, exponent: Fraction) -> Certificate:
-    """The certificate from what was measured, on the host."""
+    """The certificate from what was measured, on the host; what is not finite is infinitely wrong.
+
+    Floating-point warnings of numpy are the caller's to silence.
+    """
     (size, given, norm), rest = values[:, :3].T, values[:, 3:]
     s = exponent.denominator
-    with np.errstate(all="ignore"):  # not finite is infinitely wrong, below
-        if exponent.numerator > 0:
-            residual = rest[:, 0] / rest[:, 1]
-            error = residual / s + rest[:, 2] / size
-        else:
-            error, residual = _negative(rest, size, orders(s, root.ends), s)
-        amplification = norm * given / (size * math.sqrt(n))
-        error = error + root.roundoff * np.maximum(amplification, 1.0)
+    if exponent.numerator > 0:
+        residual = rest[:, 0] / rest[:, 1]
+        error = residual / s + rest[:, 2] / size
+    else:
+        error, residual = _negative(rest, size, orders(s, root.ends), s)
+    amplification = norm * given / (size * math.sqrt(n))
+    error = error + root.roundoff * np.maximum(amplification, 1.0)
     zero = (given == 0) & (size == 0)  # scaled to Z, a nonzero B may vanish
     error = np.where(zero, 0.0, np.where(error < math.inf, error, math.inf))
     return Certificate(error, np.where(zero, 0.0, residual), amplification)

@@ -38,7 +38,8 @@ BLIND_SHARE = 0.35
 def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) -> SolveResult:
     """The solver behind every public function for symmetric positive definite matrices."""
     ws = SolveWorkspace() if workspace is None else workspace
-    with torch.no_grad(), _without_autocast(problem.A.device.type):
+    # On the host as on the device: overflow is infinity, and infinity is no answer.
+    with torch.no_grad(), _without_autocast(problem.A.device.type), np.errstate(all="ignore"):
         ledger = Ledger.empty(_destination(problem, options.out))
         task_of(problem, options).check(options.strategy)
         if problem.empty:
