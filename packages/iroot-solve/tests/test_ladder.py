@@ -1,7 +1,9 @@
 """The ledger keeps the best answer of every matrix and the work of all rungs."""
 
 import numpy as np
+import pytest
 import torch
+from iroot_solve import build_schedule, solve_spd
 from iroot_solve._case import Case
 from iroot_solve._certificate import Certificate, Root
 from iroot_solve._ladder import Ledger
@@ -71,3 +73,17 @@ def test_a_wrong_sign_is_seen_where_a_bound_was_promised(spd, rhs):
         outcome = Outcome(Z, Root(power), torch.float64, "materialize-root", "fp64", None)
         outcome.iterate, outcome.finish = torch.eye(24, dtype=torch.float64)[None], lambda y: y
         assert bool(np.isinf(case.certify(outcome, torch.empty_like(Z)).certificate.error).all()) is found
+
+
+@pytest.mark.parametrize("strategy", ["direct-solve", "materialize-root"])
+def test_an_eigenvalue_that_B_hardly_shows_is_not_forgotten(with_spectrum, strategy):
+    """B has 1e-6 of an eigenvector with λ = 1e-14: most of A^(-1/2)·B, and next to nothing of what was computed."""
+    A = with_spectrum([1e-14, *torch.linspace(0.06, 1, 31).tolist()], dtype=torch.float64)
+    V = torch.linalg.eigh(A).eigenvectors
+    B = V[:, 1:2] + 1e-6 * V[:, :1]
+    abc_t, _ = build_schedule("cpu", p_val=2)
+    settings = {"abc_t": abc_t, "strategy": strategy, "tol": 1e-3, "fallback": False, "on_failure": "nan"}
+    result = solve_spd(A, B, **settings)
+    assert result.stats.status == "stagnated"
+    # The residual alone, twice the error it can see, would have let it pass.
+    assert float(result.stats.residual) / 2 <= 1e-3
