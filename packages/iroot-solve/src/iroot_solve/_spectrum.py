@@ -28,7 +28,7 @@ from iroot_solve._result import Status
 SMALLEST_RATIO = 1e-13
 # What a matrix is taken for that nobody looked at.
 USUAL_KAPPA = 1e2
-LOOKING_SHARE = 5 / 6
+LOOKING_SHARE = 0.95
 # Two steps of inverse iteration see λmin to a factor of two.
 FACTORED_SAFETY = 2.0
 
@@ -64,7 +64,7 @@ def wants_ritz(case: Case) -> bool:
 
 @lru_cache(maxsize=1024)
 def looking_pays(task: Task, strategy: str) -> bool:
-    """Where it saves a sixth of the time of what needs no look, if the matrix is a usual one: it may not be."""
+    """Where it saves time over what needs no look, if the matrix is a usual one."""
     look = min(lanczos_ms(task, LANCZOS_STEPS), cholesky_look_ms(task))
     found = choose(task, 1 / USUAL_KAPPA, 1.0, strategy).milliseconds
     return found + look < LOOKING_SHARE * first_candidate(task, strategy).milliseconds
