@@ -127,12 +127,3 @@ def test_one_plan_serves_matrices_of_other_norms_in_one_attempt(spd, rhs, truth,
     assert stats.fallbacks == ()
     for i in range(2):
         assert distance(Z[i], truth(A[i], B[i], -0.5)) <= within(1e-4, A.dtype)
-
-
-def test_a_divergence_stays_in_its_own_row_and_raises_no_warning(spd, rhs):
-    """An iterate that overflows is read by the host: numpy must not warn of it."""
-    A, B = spd(16, 10.0).repeat(3, 1, 1), rhs(3, 16, 2)
-    A[2] *= 1e6
-    steps = [[1.5, -0.5, 0.0]] * 12  # Newton–Schulz for [0, 3), which A[2] leaves under the promised bound
-    result = solve_spd(A, B, lambda_max=3e6, abc_t=steps, strategy="materialize-root", fallback=False, on_failure="nan")
-    assert set(result.stats.status) <= {"converged", "stagnated"}

@@ -6,6 +6,9 @@ import pytest
 import torch
 from iroot_solve import solve_spd
 from iroot_solve._case import Case
+from iroot_solve._options import Options
+from iroot_solve._problem import read_problem
+from iroot_solve._result import SolveWorkspace
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -45,10 +48,6 @@ def test_a_small_matrix_is_not_looked_at(spd, rhs, monkeypatch):
 @pytest.mark.parametrize("kappa", [1e1, 1e3, 1e5])
 def test_a_factorisation_sees_both_ends(spd, kappa):
     """Two steps of inverse iteration: λmin from above and to a factor of two; of direct iteration: λmax from below."""
-    from iroot_solve._options import Options
-    from iroot_solve._problem import read_problem
-    from iroot_solve._result import SolveWorkspace
-
     A = torch.stack([spd(96, kappa, dtype=torch.float64), -spd(96, kappa, dtype=torch.float64)])
     case = Case(read_problem(A, None, p_val=2, exponent=None, tol=None), Options(), SolveWorkspace())
     values = torch.linalg.eigvalsh(case.matrix.matrix(torch.float64))

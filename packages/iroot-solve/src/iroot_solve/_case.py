@@ -132,15 +132,16 @@ class Case:
         if candidate.strategy == "eigh":
             return run_eigh(S, B, self.problem.exponent, self.ws)
         if candidate.strategy == "cholesky":
-            wide, right = torch.float64, self.right(torch.float64)
-            refine = how.storage is not wide and right is not None
-            return run_cholesky(
-                S, B, self.ws, (self.matrix.matrix(wide), right) if refine and right is not None else None
-            )
+            return run_cholesky(S, B, self.ws, self._wide() if how.storage is torch.float32 else None)
         direct = candidate.strategy == "direct-solve"
         schedule = self.given_schedule(low, high) or candidate.schedule or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
         return Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan).run()
+
+    def _wide(self) -> tuple[Tensor, Tensor] | None:
+        """A_s and B_s in float64, `None` without B."""
+        B = self.right(torch.float64)
+        return None if B is None else (self.matrix.matrix(torch.float64), B)
 
     def given_schedule(self, low: float, high: float) -> Schedule | None:
         """The caller's quadratics (a, b, c) as a schedule on [low, 1], with the range they are proved for."""
