@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from iroot_precond import lanczos, ritz_extremes
+from iroot_precond import lanczos, ritz_extremes, symmetric_action
 
 
 def action(A):
@@ -140,3 +140,16 @@ def test_lambda_min_is_overestimated_less_on_the_iterate(kappa, on_A, on_Y, with
     ratios = [(ritz_extremes(action(M), M, 20)[0] / torch.linalg.eigvalsh(M)[0]).item() for M in (A, Y)]
     assert 1 - 1e-9 <= ratios[0] <= on_A and 1 - 1e-9 <= ratios[1] <= on_Y
     assert ratios[1] <= ratios[0]
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (3, 6, 6), (2, 3, 6, 6), (1030, 1030), (1, 1030, 1030)])
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_symmetric_action_multiplies(shape, columns, dtype):
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(shape, generator=generator, dtype=torch.float64)
+    A, V = (A + A.mT).to(dtype), torch.randn(*shape[:-1], columns, generator=generator, dtype=torch.float64)
+    # n products, each rounded, of numbers of size one: n·u of the norm at most; V itself is rounded once.
+    expected = A.double() @ V
+    gap = torch.linalg.vector_norm(symmetric_action(A)(V).double() - expected)
+    assert gap <= (shape[-1] + 1) * torch.finfo(dtype).eps * torch.linalg.vector_norm(A) * torch.linalg.vector_norm(V)
