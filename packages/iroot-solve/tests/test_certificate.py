@@ -24,7 +24,7 @@ def system(request):
 
 def _certify(root, A, B, Z, exponent):
     with np.errstate(all="ignore"):
-        return appraise(measure(root, A, B, Z, exponent, 0).numpy(), A.shape[-1], root, exponent)
+        return appraise(measure(root, A, B, Z, exponent, 0).numpy(), A.shape[-1], Z.shape[-1], root, exponent)
 
 
 def _estimate(system, X, exponent, B, roundoff=0.0):

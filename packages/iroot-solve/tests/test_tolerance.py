@@ -41,6 +41,19 @@ def test_converged_means_true_error_below_tol(with_spectrum, rhs, truth, distanc
             assert distance(result.Z, truth(A, B, -1 / p)) <= within(tol, A.dtype)
 
 
+@pytest.mark.parametrize("strategy", ["direct-solve", "materialize-root"])
+@pytest.mark.parametrize("k", [1, 2, 16, 24])
+@pytest.mark.parametrize("kappa", [1e4, 3e4, 1e5])
+def test_no_matrix_of_many_converges_by_luck(spd, rhs, truth, kappa, k, strategy):
+    """Where rounding alone decides on float32 or float64, estimates scatter; none of 200 is far below."""
+    A = torch.stack([spd(32, kappa, seed=i) for i in range(200)])
+    B = rhs(200, 32, k)
+    result, expected = solve_spd(A, B, strategy=strategy, on_failure="warn"), truth(A, B, -1 / 2)
+    error = torch.linalg.matrix_norm(result.Z - expected) / torch.linalg.matrix_norm(expected)
+    assert bool(result.stats.converged.all()) and float(error.max()) <= 1e-4
+    assert float((error / (result.stats.error + 1e-7)).max()) <= 2.5
+
+
 @pytest.mark.parametrize("p", [1, 2, 4])
 def test_the_passed_values_are_exact_data(spd, rhs, truth, distance, within, p):
     """κu = 6e-3 in float32: only a computation in float64 can answer, and it does."""

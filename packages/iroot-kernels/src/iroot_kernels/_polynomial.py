@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class Polynomial:
     def degree(self) -> int:
         return len(self.chebyshev) - 1
 
-    @property
+    @cached_property
     def monomials(self) -> tuple[float, ...]:
         """Coefficients of 1, x, x², …"""
         m = [float(m) for m in chebyshev.cheb2poly(self.chebyshev)]

@@ -170,7 +170,7 @@ class Case:
         extra = torch.stack([unknown if value is None else value.double() for value in more], -1)
         values = host(torch.cat((extra, measured), -1))
         low, high, finished, positive, size = values[:, : len(more)].T
-        found = appraise(values[:, len(more) :], A.shape[-1], root, exponent)
+        found = appraise(values[:, len(more) :], A.shape[-1], Z.shape[-1], root, exponent)
         if outcome.finish is not None:
             finished = outcome.finish(finished)
         # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
@@ -182,12 +182,13 @@ class Case:
 
         An E_m weighs an eigenvector by its share in the computed Z. A direction that the iteration has hardly begun on,
         although it dominates the true Z, has no share there. As an eigenvalue of Y it stands alone near 0, and a few
-        Lanczos steps from a random start find it.
+        Lanczos steps from a random start find it. A look by factorisation has not missed it: inverse iteration weighs a
+        direction by 1/λ.
         """
         Y = outcome.iterate
         if Y is None or self.problem.exponent.numerator > 0:
             return None, None
-        smallest = ritz_extremes(symmetric_action(Y), Y, COMPLETENESS_STEPS)[0]
+        smallest = None if self.factored else ritz_extremes(symmetric_action(Y), Y, COMPLETENESS_STEPS)[0]
         if self.options.lambda_max is None:
             return smallest, None
         # An eigenvalue above the promised bound may converge to −λ^(-1/p), which no residual with even p sees. It is

@@ -14,9 +14,9 @@ them: for independent Δ_ij
 
 which exceeds the truth only by the geometric mean, and is not below it: σ_m·σ_m' = (Σ_k ρ^(k−(s−1)/2))² ≥ s². The
 estimate is the smallest of this one and the ‖E_m·B‖_F/‖Z‖_F, which are not below the truth either; the inner product,
-which may cancel by chance, counts for at least a tenth of the geometric mean of its norms. It needs no root beyond the
-action of X, and it is an estimate for the B at hand, for more than 8 columns for ±1 combinations of them. For p = 1 it
-is ‖X·(A·Z − B)‖_F/‖Z‖_F, the residual carried through the inverse.
+which may cancel by chance, more so for few columns k, counts for at least 0.7/√k of the geometric mean of its norms. It
+needs no root beyond the action of X, and it is an estimate for the B at hand, for more columns than 16 (8 where s > 2)
+for ±1 combinations of them. For p = 1 it is ‖X·(A·Z − B)‖_F/‖Z‖_F, the residual carried through the inverse.
 
 What no E_m sees is an error that Z has and X has not: the rounding of the last product, u·‖X‖·‖B‖. It is added.
 """
@@ -37,9 +37,10 @@ from torch import Tensor
 
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._scales import norm as _norm
+from iroot_solve._scales import unit
 from iroot_solve._thin import thin
 
-PROBES = 8
+LEAST_SHARE = 0.7
 
 Array = NDArray[Any]
 Action = Callable[[Tensor], Tensor]
@@ -135,12 +136,13 @@ def measure(
 
     Returns:
         `(b, …)` float64: ‖W‖, ‖V‖, ‖X‖_F, then for −q/s the inner products ⟨E_m·V, E_m'·V⟩, for q/s the norms of
-        W^(s−1)·Z − A^q·B, of A^q·B, and of the drift. Cost: at most 4(s + q + 1) products with min(k, 8) columns.
+        W^(s−1)·Z − A^q·B, of A^q·B, and of the drift. Cost: at most 4(s + q + 1) products with min(k, 16) columns
+        (8 for s > 2).
     """
-    V, W = _probes(B, Z, A, seed)
+    s, q = exponent.denominator, abs(exponent.numerator)
+    V, W = _probes(B, Z, A, seed, probe_count(s))
     if wide:
         V, W = _scaled(V, W)
-    s, q = exponent.denominator, abs(exponent.numerator)
     columns = [_norm(W), _norm(V), _root_norm(root, A, seed) if root.norm is None else root.norm.double()]
     if exponent.numerator > 0:
         columns += _positive(root, A, V.mT, W.mT, s, q)
@@ -149,8 +151,8 @@ def measure(
     return torch.cat((torch.stack(columns, -1), gram.flatten(1)), -1)
 
 
-def appraise(values: Array, n: int, root: Root, exponent: Fraction) -> Certificate:
-    """The certificate from what was measured, on the host; what is not finite is infinitely wrong.
+def appraise(values: Array, n: int, k: int, root: Root, exponent: Fraction) -> Certificate:
+    """The certificate of an n×k Z from what was measured, on the host; what is not finite is infinitely wrong.
 
     Floating-point warnings of numpy are the caller's to silence.
     """
@@ -160,7 +162,8 @@ def appraise(values: Array, n: int, root: Root, exponent: Fraction) -> Certifica
         residual = rest[:, 0] / rest[:, 1]
         error = residual / s + rest[:, 2] / size
     else:
-        error, residual = _negative(rest, size, orders(s, root.ends), s)
+        share = LEAST_SHARE / math.sqrt(max(1, min(k, probe_count(s))))
+        error, residual = _negative(rest, size, orders(s, root.ends), s, share)
     amplification = norm * given / (size * math.sqrt(n))
     error = error + root.roundoff * np.maximum(amplification, 1.0)
     zero = (given == 0) & (size == 0)  # scaled to Z, a nonzero B may vanish
@@ -168,26 +171,33 @@ def appraise(values: Array, n: int, root: Root, exponent: Fraction) -> Certifica
     return Certificate(error, np.where(zero, 0.0, residual), amplification)
 
 
-def _negative(rest: Array, size: Array, found: tuple[int, ...], s: int) -> tuple[Array, Array]:
+def _negative(rest: Array, size: Array, found: tuple[int, ...], s: int, share: float) -> tuple[Array, Array]:
     """(error, residual) from the inner products of the E_m·V: σ_m·σ_m' ≥ s² for the middle pair, σ_m ≥ 1 for one.
 
-    With one row and column more than `found`, the last is a drift.
+    The inner product is taken for at least `share` of the product of the norms. With one row and column more than
+    `found`, the last is a drift.
     """
     M = math.isqrt(rest.shape[1])
     gram = rest.T.reshape(M, M, -1)
     norms = [np.sqrt(gram[i, i]) / size for i in range(M)]
     low, high = found.index((s + 1) // 2), found.index((s + 2) // 2 if s > 1 else 1)
-    middle = np.maximum(np.sqrt(np.abs(gram[low, high])) / size, 0.1 * np.sqrt(norms[low] * norms[high]))
+    middle = np.maximum(np.sqrt(np.abs(gram[low, high])) / size, share * np.sqrt(norms[low] * norms[high]))
     smallest = reduce(np.minimum, [s * norm for norm in norms[: len(found)]], middle)
     return sum(norms[len(found) :], _root_error(smallest, s)), norms[low]
 
 
-def _probes(B: Tensor | None, Z: Tensor, A: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows Vᵀ, Wᵀ `(b, m, n)` with W = X·V as claimed: the columns of B and Z, or 8 random combinations of them."""
+def probe_count(s: int) -> int:
+    """How many columns are looked at: for s ≤ 2 the estimate is the truth on average, and scatters; above, it exceeds
+    it."""
+    return 16 if s <= 2 else 8
+
+
+def _probes(B: Tensor | None, Z: Tensor, A: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Rows Vᵀ, Wᵀ `(b, m, n)`, W = X·V as claimed: the columns of B and Z, or `count` random combinations of them."""
     k = Z.shape[-1]
-    if B is not None and k <= PROBES:
+    if B is not None and k <= count:
         return B.mT, Z.mT
-    signs = probe_signs(k, min(PROBES, k), A.device, seed, A.dtype).mT.expand(A.shape[0], -1, k)
+    signs = probe_signs(k, min(count, k), A.device, seed, A.dtype).mT.expand(A.shape[0], -1, k)
     W = torch.bmm(signs, Z.mT)
     return (signs if B is None else torch.bmm(signs, B.mT)), W
 
@@ -277,6 +287,5 @@ def _root_norm(root: Root, A: Tensor, seed: int) -> Tensor:
     n = A.shape[-1]
     signs = probe_signs(n, min(4, n), A.device, seed + 1, A.dtype)
     X = root.power(1, signs.expand(A.shape[0], n, -1))
-    # The largest entry first: squares of X may overflow.
-    largest = X.abs().amax((-2, -1), keepdim=True)
-    return _norm(X / torch.where(largest > 0, largest, 1.0)) * largest[..., 0, 0] / math.sqrt(X.shape[-1])
+    X, largest = unit(X)
+    return _norm(X) * (largest / math.sqrt(X.shape[-1]))

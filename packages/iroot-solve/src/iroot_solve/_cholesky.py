@@ -6,15 +6,19 @@ float64, has e² (Higham, "Accuracy and Stability of Numerical Algorithms" (2002
 
 from __future__ import annotations
 
+import math
+
 import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
-from iroot_solve._certificate import Power, Root, probe_signs
+from iroot_solve._certificate import Root, probe_signs
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
-from iroot_solve._scales import norm
+from iroot_solve._scales import norm, unit
 from iroot_solve._thin import thin
+
+PROBES = 4
 
 
 def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: tuple[Tensor, Tensor] | None = None) -> Outcome:
@@ -27,7 +31,8 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: tuple[Tensor,
         wide: A and B in float64: Z is refined once, and is float64.
 
     Returns:
-        The outcome. Cost: n³/3 multiply-adds and two triangular solves with k columns (four, and one product, refined).
+        The outcome; its `lowest` is ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin for four ±1 vectors V, two steps of inverse iteration. Cost:
+        n³/3 multiply-adds and two triangular solves with k columns (four, and one product, refined).
     """
     name = "fp64" if S.dtype is torch.float64 else "fp32"
     factor = ws.like(f"factor_{name}", S).mT  # column by column, as LAPACK reads it
@@ -50,20 +55,18 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: tuple[Tensor,
             A, right = wide
             refined = ws.buffer("Z refined", B.shape, A.dtype, A.device).copy_(Z)
             Z = refined.add_(power(1, right - thin(A, refined)))
+    signs = probe_signs(S.shape[-1], PROBES, S.device, 0, S.dtype).expand(*S.shape[:-1], PROBES)
+    once, largest = unit(power(1, signs))
+    size = norm(once)
+    # No roundoff: Z is no product X·B, its residual shows all of its error.
+    root = Root(power, norm=size * (largest / math.sqrt(PROBES)))
     return Outcome(
         Z=Z,
-        root=Root(power),  # no roundoff: Z is no product X·B, its residual shows all of its error
+        root=root,
         judge=torch.float64,
-        lowest=_lowest(power, S),
+        lowest=size / norm(power(1, once)),
         strategy="cholesky",
         precision=name,
         schedule=DirectSchedule("cholesky", f"cholesky in {name}: L·Lᵀ·Z = B{', refined once' * (solves - 1)}"),
         products={"cholesky": S.shape[0], "columns": (3 * solves - 1) * (S.shape[-1] if B is None else B.shape[-1])},
     )
-
-
-def _lowest(power: Power, S: Tensor) -> Tensor:
-    """Two steps of inverse iteration: ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin, and close to it for random V."""
-    signs = probe_signs(S.shape[-1], 4, S.device, 0, S.dtype).expand(*S.shape[:-1], 4)
-    once = power(1, signs)
-    return norm(once) / norm(power(1, once))

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from iroot_coeffs import Schedule, plan
 
-from iroot_solve._certificate import PROBES, orders
+from iroot_solve._certificate import orders, probe_count
 from iroot_solve._cost import (
     CALL_MS,
     CERTIFIED_CALLS,
@@ -29,9 +29,8 @@ TRUNCATION_SHARE = 0.25
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
 LANCZOS_STEPS = 20
 LANCZOS_CALLS, CHOLESKY_LOOK_CALLS = 16, 40
+FACTOR_WORTH = 1.5
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
-# The certificate's columns over the calibration's.
-THIN = PROBES / 16
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Task:
 
     def meets(self, error: float) -> bool:
         """Whether a predicted error, truncation and rounding together, leaves room for the estimate."""
-        return error <= 0.8 * self.tol
+        return error <= self.tol / 2
 
     def check(self, strategy: str) -> None:
         """ValueError, naming the strategies that apply, unless `strategy` is one of them or auto."""
@@ -151,11 +150,9 @@ def cholesky_look_ms(task: Task) -> float:
 
 @lru_cache(maxsize=1024)
 def factoring_is_looking(task: Task) -> bool:
-    """Whether a Cholesky factorisation is the cheaper way to see the ends of the spectrum.
-
-    Of one matrix: the triangular solves of a batch are loops.
-    """
-    return task.batch == 1 and cholesky_look_ms(task) < lanczos_ms(task, LANCZOS_STEPS)
+    """Whether a Cholesky factorisation is the better way to see the ends of the spectrum: it sees λmin to a factor of
+    two, which saves steps, and leaves nothing for the certificate to look for."""
+    return cholesky_look_ms(task) < FACTOR_WORTH * lanczos_ms(task, LANCZOS_STEPS)
 
 
 @lru_cache(maxsize=1024)
@@ -176,7 +173,7 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
         else:
             ms = cholesky_ms(n, k, batch, bits, refined=bits == 32 and not task.root)
         # The certificate in eigenvector coordinates, or by solves: two or three products with all its columns.
-        ms += 6 * THIN * milliseconds(f"skinny{bits}", n, batch) + FACTORED_CALLS * CALL_MS
+        ms += 6 * certified_ms(task, bits) + FACTORED_CALLS * CALL_MS
         return Candidate(strategy, name, None, 0.0, ms, error)
     direct = strategy == "direct-solve"
     schedule = steps_for(task, low, high, direct)
@@ -194,6 +191,11 @@ def _thin_products(schedule: Schedule, task: Task) -> int:
     return (len(schedule) - 1 + last) * schedule.power
 
 
+def certified_ms(task: Task, bits: int) -> float:
+    """One thin product of a certificate: the calibration's has 16 columns, and is twice as fast in the cache."""
+    return probe_count(task.exponent.denominator) / 8 * milliseconds(f"skinny{bits}", task.n, task.batch)
+
+
 def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float:
     """The certificate of an iteration: X applied to thin matrices, A likewise, and matrices widened to float64.
 
@@ -208,7 +210,7 @@ def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float
     # How often X is applied, once more for its norm where that is not known, and for how many probes in all.
     applied = s - found[-1] + found[0] + (0 if ends else 1)
     probes = s - found[-1] + found[0] * (1 + len(found)) / 2 + (0 if ends else 1)
-    thin = THIN * milliseconds("skinny64", n, batch)
+    thin = certified_ms(task, 64)
     widened = (1 if ends else applied * factors) + 1
     ms = (probes * products + len(found)) * thin + widened * milliseconds("pass64", n, batch)
     return ms + CALL_MS * (CERTIFIED_CALLS + applied * products * THIN_CALLS)

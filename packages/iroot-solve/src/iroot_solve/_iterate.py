@@ -20,7 +20,7 @@ from iroot_solve._scales import norm
 from iroot_solve._thin import thin
 
 # About an L2 cache: the iterates of a chunk of the batch stay in it and cause no traffic to memory.
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 3 << 20
 BUFFERS = 6
 RESUME_STEPS = 12
 

@@ -19,10 +19,19 @@ LARGEST_EXPONENT = {torch.float32: 125, torch.float64: 1021}
 
 
 def norm(V: Tensor) -> Tensor:
-    """Frobenius norms `(b,)`, float64: of the norms of the rows, which are fast to take and lose n·u at most."""
-    rows = torch.linalg.vector_norm(V, dim=-1)
+    """Frobenius norms `(b,)`, float64: of the norms of the rows, which are fast to take and lose n·u at most.
+
+    Rows are what lies together in memory: along the other dimension a CPU reads a cache line for every number.
+    """
+    rows = torch.linalg.vector_norm(V.mT if V.stride(-1) > V.stride(-2) else V, dim=-1)
     found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
     return found
+
+
+def unit(V: Tensor) -> tuple[Tensor, Tensor]:
+    """V over its largest entry, and that `(b,)`: where squares of V may overflow."""
+    largest = V.abs().amax((-2, -1), keepdim=True)
+    return V / torch.where(largest > 0, largest, 1.0), largest[..., 0, 0]
 
 
 def magnitude(V: Tensor) -> Tensor:
