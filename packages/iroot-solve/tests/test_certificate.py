@@ -7,7 +7,7 @@ import pytest
 import torch
 from iroot_kernels import Workspace
 from iroot_solve import build_schedule
-from iroot_solve._certificate import Root, appraise, measure, orders, probe_signs
+from iroot_solve._certificate import PlainMatrix, Root, appraise, measure, orders, probe_signs
 from iroot_solve._eigh import run_eigh
 
 N, K = 40, 6
@@ -24,7 +24,9 @@ def system(request):
 
 def _certify(root, A, B, Z, exponent):
     with np.errstate(all="ignore"):
-        return appraise(measure(root, A, B, Z, exponent, 0).numpy(), A.shape[-1], Z.shape[-1], root, exponent)
+        return appraise(
+            measure(root, PlainMatrix(A), B, Z, exponent, 0).numpy(), A.shape[-1], Z.shape[-1], root, exponent
+        )
 
 
 def _estimate(system, X, exponent, B, roundoff=0.0):
@@ -183,8 +185,8 @@ def test_eigenvector_coordinates_measure_what_powers_do(system, exponent, k):
     wrong = run_eigh(A, B, exponent, Workspace())
     wrong.root.sandwich.__self__.f[0, 0] *= 1.01  # something to measure, far above rounding
     Z = wrong.root.power(1, B)
-    fast = measure(wrong.root, A, B, Z, exponent, 0)
-    slow = measure(Root(wrong.root.power, norm=wrong.root.norm), A, B, Z, exponent, 0)
+    fast = measure(wrong.root, PlainMatrix(A), B, Z, exponent, 0)
+    slow = measure(Root(wrong.root.power, norm=wrong.root.norm), PlainMatrix(A), B, Z, exponent, 0)
     M = len(orders(exponent.denominator, True))
     gram = fast[:, 3:].reshape(1, M + 1, M + 1)[:, :M, :M]
     expected = slow[:, 3:].reshape(1, M, M)

@@ -20,6 +20,7 @@ from iroot_precond._congruence import (
     ruiz_scaling,
 )
 from iroot_precond._exact_product import symmetric_action
+from iroot_precond._gram import precond_gram_dual_spd, precond_gram_spd
 from iroot_precond._lanczos import LanczosRun, lanczos, ritz_extremes
 from iroot_precond._precond import ESTIMATORS, MODES, PrecondStats, precond_spd
 from iroot_precond._ridge import add_ridge, ridge_amount
@@ -48,6 +49,8 @@ __all__ = [
     "ldexp",
     "power_guess",
     "power_of_two",
+    "precond_gram_dual_spd",
+    "precond_gram_spd",
     "precond_spd",
     "ridge_amount",
     "ritz_extremes",

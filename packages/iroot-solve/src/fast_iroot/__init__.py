@@ -17,11 +17,14 @@ from iroot_solve import (
     Status,
     __version__,
     apply_inverse_root_auto,
+    apply_inverse_root_gram_rhs_spd,
+    apply_inverse_root_gram_spd,
     build_pe_schedules,
     build_schedule,
     explain,
     inverse_root,
     inverse_root_apply,
+    solve_gram_spd,
     solve_spd,
 )
 
@@ -45,6 +48,8 @@ __all__ = [
     "__version__",
     "apply",
     "apply_inverse_root_auto",
+    "apply_inverse_root_gram_rhs_spd",
+    "apply_inverse_root_gram_spd",
     "build_pe_schedules",
     "build_schedule",
     "coeffs",
@@ -52,5 +57,6 @@ __all__ = [
     "inverse_root",
     "inverse_root_apply",
     "precond",
+    "solve_gram_spd",
     "solve_spd",
 ]

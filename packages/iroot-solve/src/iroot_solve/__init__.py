@@ -1,6 +1,6 @@
 """Inverse p-th roots, (A + ridge·I)^(-1/p)·B: true to the matrix that was passed, with the error reported."""
 
-from iroot_solve._apply import apply_inverse_root_auto
+from iroot_solve._apply import apply_inverse_root_auto, apply_inverse_root_gram_spd
 from iroot_solve._config import PrecondConfig, ScheduleConfig
 from iroot_solve._errors import (
     IrootError,
@@ -12,6 +12,7 @@ from iroot_solve._errors import (
     StagnationWarning,
 )
 from iroot_solve._explain import Explanation, explain
+from iroot_solve._gram import apply_inverse_root_gram_rhs_spd, solve_gram_spd
 from iroot_solve._result import SolveResult, SolveStats, SolveWorkspace, Status
 from iroot_solve._root import inverse_root, inverse_root_apply
 from iroot_solve._schedules import build_pe_schedules, build_schedule
@@ -35,10 +36,13 @@ __all__ = [
     "StagnationWarning",
     "Status",
     "apply_inverse_root_auto",
+    "apply_inverse_root_gram_rhs_spd",
+    "apply_inverse_root_gram_spd",
     "build_pe_schedules",
     "build_schedule",
     "explain",
     "inverse_root",
     "inverse_root_apply",
+    "solve_gram_spd",
     "solve_spd",
 ]

@@ -66,6 +66,21 @@ def apply_inverse_root_auto(
     return Z.reshape(M_norm.shape), ws
 
 
+def apply_inverse_root_gram_spd(
+    G_norm: Tensor, M_norm: Tensor, abc_t: Any, p_val: int = 2, ws: Workspace | None = None, **settings: Any
+) -> tuple[Tensor, Workspace]:
+    """`apply_inverse_root_auto` for A_norm = G_normᵀ·G_norm.
+
+    Args:
+        G_norm: `(..., m, n)` with singular values in the square root of the interval that `abc_t` was made for.
+        M_norm, abc_t, p_val, ws, **settings: As in `apply_inverse_root_auto`.
+
+    Returns:
+        As `apply_inverse_root_auto`; one product of n×m by m×n more.
+    """
+    return apply_inverse_root_auto(G_norm.mT @ G_norm, M_norm, abc_t, p_val, ws, **settings)
+
+
 def _direct_is_cheaper(A: Tensor, M: Tensor, steps: int, reuse: int) -> bool:
     """T·k columns for every right-hand side, against (T − 1)·n for the root and k for every right-hand side."""
     n, k = A.shape[-1], M.shape[-1]

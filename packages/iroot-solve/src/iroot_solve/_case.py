@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from iroot_kernels import precision, quadratics
 from iroot_precond import ritz_extremes, symmetric_action
 from torch import Tensor
 
-from iroot_solve._certificate import Array, Certificate, appraise, measure
+from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure
 from iroot_solve._cholesky import run_cholesky
 from iroot_solve._choose import Candidate, Task, factoring_is_looking, steps_for
 from iroot_solve._doubled import DoubledMatrix
@@ -161,9 +161,9 @@ class Case:
         if Z.dtype is not A.dtype:
             Z = self.ws.buffer("Z64", Z.shape, A.dtype, A.device).copy_(Z)
         wide = self.problem.storage is torch.float64
-        doubled = wide and outcome.precision == "fp64"
-        judge = DoubledMatrix(A, self.ws.like("A high", A), self.ws.like("A low", A)) if doubled else None
-        measured = measure(root, A, B, Z, exponent, self.options.seed, judge, wide)
+        gram = self.problem.gram
+        left = None if gram is None or gram.left is None else gram.left.to(A.dtype)
+        measured = measure(root, self._judge(outcome, A), B, Z, exponent, self.options.seed, left, wide)
         largest = magnitude(self.deliver(outcome, out))
         more = [outcome.lowest, outcome.highest, *self._signs(outcome, A), largest]
         unknown = torch.full_like(measured[:, 0], torch.nan)
@@ -176,6 +176,14 @@ class Case:
         # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
         wrong = (finished < 0.5) | (positive <= 0) | ~np.isfinite(size)
         return Verdict(found._replace(error=np.where(wrong, math.inf, found.error)), low, high)
+
+    def _judge(self, outcome: Outcome, A: Tensor) -> Matrix:
+        """A_s for residuals: finer than what computed Z."""
+        if self.problem.storage is torch.float32 or outcome.precision != "fp64":
+            return PlainMatrix(A)
+        if self.problem.gram is not None:
+            return self.matrix.gram(self.problem.gram)
+        return DoubledMatrix(A, self.ws.like("A high", A), self.ws.like("A low", A))
 
     def _signs(self, outcome: Outcome, A: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Ritz values that tell whether Y tends to I, and X has a positive spectrum.
@@ -207,6 +215,9 @@ class Case:
                 Z = Z * matrix.scale.d.unsqueeze(-2)
         if matrix.shift is not None:
             Z = Z.mul_(torch.exp2(matrix.shift.double() * float(self.problem.exponent)).to(Z.dtype)[:, None, None])
+        gram = self.problem.gram
+        if gram is not None and gram.left is not None:
+            Z = torch.bmm(gram.left.to(Z.dtype), Z)
         return matrix.scales.restore(Z, out)
 
     def exponents(self) -> Array:
@@ -219,8 +230,7 @@ class Case:
         """The same for the matrices at `rows` only."""
         if rows.size == self.problem.count:
             return self
-        p, index = self.problem, torch.from_numpy(rows).to(self.problem.A.device)
-        part = replace(p, A=p.A[index], B=None if p.B is None else p.B[index])
+        part = self.problem.rows(torch.from_numpy(rows).to(self.problem.A.device))
         return Case(part, self.options, SolveWorkspace())
 
 

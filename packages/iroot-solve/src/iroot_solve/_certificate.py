@@ -28,17 +28,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._scales import norm as _norm
 from iroot_solve._scales import unit
-from iroot_solve._thin import thin
 
 LEAST_SHARE = 0.7
 
@@ -48,6 +46,16 @@ Power = Callable[[int, Tensor], Tensor]
 """(j, V) ↦ X^j·V."""
 
 
+class Matrix(Protocol):
+    """A symmetric matrix, as the certificate multiplies by it; thin matrices as rows `(b, k, n)`."""
+
+    def times(self, Z: Tensor) -> Tensor:
+        """(A·Z)ᵀ from Zᵀ."""
+
+    def residual(self, B: Tensor, Z: Tensor) -> Tensor:
+        """(B − A·Z)ᵀ from Bᵀ and Zᵀ."""
+
+
 class PlainMatrix:
     """A whose own precision is enough."""
 
@@ -55,15 +63,10 @@ class PlainMatrix:
         self.whole = A
 
     def times(self, Z: Tensor) -> Tensor:
-        """(A·Z)ᵀ from the rows Zᵀ `(b, k, n)`; A is symmetric."""
         return torch.bmm(Z, self.whole)
 
     def residual(self, B: Tensor, Z: Tensor) -> Tensor:
-        """(B − A·Z)ᵀ from rows."""
         return B - self.times(Z)
-
-
-Matrix = PlainMatrix | DoubledMatrix
 
 
 def times_power(A: Matrix, q: int, Z: Tensor, B: Tensor | None) -> Tensor:
@@ -114,25 +117,25 @@ def probe_signs(n: int, columns: int, device: torch.device, seed: int, dtype: to
 
 def measure(
     root: Root,
-    A: Tensor,
+    A: Matrix,
     B: Tensor | None,
     Z: Tensor,
     exponent: Fraction,
     seed: int,
-    doubled: DoubledMatrix | None = None,
+    left: Tensor | None = None,
     wide: bool = True,
 ) -> Tensor:
     """What `appraise` needs to estimate ‖Z − A^exponent·B‖_F/‖Z‖_F: everything that is done on the device.
 
     Args:
-        root: What was computed; acts on `(b, n, m)` in A's dtype.
-        A: `(b, n, n)`, in the precision in which residuals are wanted.
-        B: `(b, n, k)`, or `None` for the root.
+        root: What was computed; acts on `(b, n, m)` in Z's dtype.
+        A: In the precision in which residuals are wanted.
+        B: `(b, n, k)`, or `None` for the root; in Z's dtype.
         Z: `(b, n, k)`: the claimed result.
         exponent: −q/s or q/s.
         seed: Of the probes.
-        doubled: A for products in doubled precision, where Z was computed in that of A.
-        wide: The numbers may use all of A's dtype's range, so that a square of theirs may leave it.
+        left: `(b, l, n)`: the error of left·Z is wanted.
+        wide: The numbers may use all of Z's dtype's range, so that a square of theirs may leave it.
 
     Returns:
         `(b, …)` float64: ‖W‖, ‖V‖, ‖X‖_F, then for −q/s the inner products ⟨E_m·V, E_m'·V⟩, for q/s the norms of
@@ -140,14 +143,15 @@ def measure(
         (8 for s > 2).
     """
     s, q = exponent.denominator, abs(exponent.numerator)
-    V, W = _probes(B, Z, A, seed, probe_count(s))
+    V, W = _probes(B, Z, seed, probe_count(s))
     if wide:
         V, W = _scaled(V, W)
-    columns = [_norm(W), _norm(V), _root_norm(root, A, seed) if root.norm is None else root.norm.double()]
+    onto = (lambda rows: rows) if left is None else (lambda rows: torch.bmm(rows, left.mT))
+    columns = [_norm(onto(W)), _norm(V), _root_norm(root, Z, seed) if root.norm is None else root.norm.double()]
     if exponent.numerator > 0:
-        columns += _positive(root, A, V.mT, W.mT, s, q)
+        columns += _positive(root, A, V, W, s, q, onto)
         return torch.stack(columns, -1)
-    gram = _gram(root, doubled or PlainMatrix(A), V, W, s, q, orders(s, root.ends))
+    gram = _gram(root, A, V, W, s, q, orders(s, root.ends), onto)
     return torch.cat((torch.stack(columns, -1), gram.flatten(1)), -1)
 
 
@@ -192,12 +196,12 @@ def probe_count(s: int) -> int:
     return 16 if s <= 2 else 8
 
 
-def _probes(B: Tensor | None, Z: Tensor, A: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor]:
+def _probes(B: Tensor | None, Z: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor]:
     """Rows Vᵀ, Wᵀ `(b, m, n)`, W = X·V as claimed: the columns of B and Z, or `count` random combinations of them."""
     k = Z.shape[-1]
     if B is not None and k <= count:
         return B.mT, Z.mT
-    signs = probe_signs(k, min(count, k), A.device, seed, A.dtype).mT.expand(A.shape[0], -1, k)
+    signs = probe_signs(k, min(count, k), Z.device, seed, Z.dtype).mT.expand(Z.shape[0], -1, k)
     W = torch.bmm(signs, Z.mT)
     return (signs if B is None else torch.bmm(signs, B.mT)), W
 
@@ -223,8 +227,10 @@ def _gram(
     s: int,
     q: int,
     found: tuple[int, ...],
+    onto: Action,
 ) -> Tensor:
-    """⟨E_m·V, E_m'·V⟩ for all m, m' in `found`, float64: E_m·V = X^m·A^q·X^(s−m)·W − W, or X·(A^q·W − V) for s = 1.
+    """⟨E_m·V, E_m'·V⟩ for all m, m' in `found`, float64: E_m·V = X^m·A^q·X^(s−m)·W − W, or X·(A^q·W − V) for s = 1;
+    of left·E_m·V where the answer is left·Z.
 
     One row and column more for what the root's `drift` does to W, if the sandwich brings it along.
     """
@@ -235,7 +241,7 @@ def _gram(
         gaps = gaps - W.unsqueeze(1)
     elif root.sandwich is not None:
         gaps[:, -1] -= W
-    gaps = gaps.flatten(2)
+    gaps = onto(gaps.reshape(b, -1, n)).view(b, gaps.shape[1], -1)
     return torch.bmm(gaps, gaps.mT).double()
 
 
@@ -270,22 +276,20 @@ def _root_error(relative: Array, s: int) -> Array:
     return error
 
 
-def _positive(root: Root, A: Tensor, V: Tensor, W: Tensor, s: int, q: int) -> list[Tensor]:
+def _positive(root: Root, A: Matrix, V: Tensor, W: Tensor, s: int, q: int, onto: Action) -> list[Tensor]:
     """‖W^(s−1)·Z − A^q·B‖, ‖A^q·B‖ with W = A^(q/s), and the drift: the first over the second is s times the error.
 
     Large eigenvalues weigh more in it than in Z. What it may miss at small ones is truncation, which `drift` sees.
     """
-    U = V
-    for _ in range(q):
-        U = thin(A, U)
-    gap, size = _norm(root.power(s - 1, W) - U), _norm(U)
-    return [gap, size, torch.zeros_like(gap) if root.drift is None else _norm(root.drift(W))]
+    U = times_power(A, q, V, None)
+    gap, size = _norm(onto(root.power(s - 1, W.mT).mT - U)), _norm(onto(U))
+    return [gap, size, torch.zeros_like(gap) if root.drift is None else _norm(onto(root.drift(W.mT).mT))]
 
 
-def _root_norm(root: Root, A: Tensor, seed: int) -> Tensor:
+def _root_norm(root: Root, Z: Tensor, seed: int) -> Tensor:
     """‖X‖_F from four ±1 probes."""
-    n = A.shape[-1]
-    signs = probe_signs(n, min(4, n), A.device, seed + 1, A.dtype)
-    X = root.power(1, signs.expand(A.shape[0], n, -1))
+    b, n = Z.shape[:2]
+    signs = probe_signs(n, min(4, n), Z.device, seed + 1, Z.dtype)
+    X = root.power(1, signs.expand(b, n, -1))
     X, largest = unit(X)
     return _norm(X) * (largest / math.sqrt(X.shape[-1]))

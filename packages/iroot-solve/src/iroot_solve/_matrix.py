@@ -29,7 +29,8 @@ from torch import Tensor
 from iroot_solve._certificate import probe_signs
 from iroot_solve._choose import LANCZOS_STEPS
 from iroot_solve._config import PrecondConfig
-from iroot_solve._problem import Problem
+from iroot_solve._gram_matrix import GramMatrix
+from iroot_solve._problem import Gram, Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import Scales, norm
 
@@ -51,10 +52,16 @@ class Damping:
     def __bool__(self) -> bool:
         return bool(self.ridge or self.ridge_rel)
 
-    def amount(self, A: Tensor) -> Tensor:
-        """Per matrix, in units of A, in float64."""
-        mean = A.diagonal(dim1=-2, dim2=-1).double().mean(-1) if self.ridge_rel else 0.0
-        return self.ridge + self.ridge_rel * mean + torch.zeros(A.shape[:-2], dtype=torch.float64, device=A.device)
+    def amount(self, problem: Problem) -> Tensor:
+        """Per matrix, in the caller's units, in float64."""
+        A = problem.A
+        found = torch.full(A.shape[:-2], self.ridge, dtype=torch.float64, device=A.device)
+        if not self.ridge_rel:
+            return found
+        mean = A.diagonal(dim1=-2, dim2=-1).double().mean(-1)
+        if problem.gram is not None:
+            mean = mean * power_of_two(2 * problem.gram.exponent, torch.float64)
+        return found.add_(mean, alpha=self.ridge_rel)
 
 
 class ScaledMatrix:
@@ -92,7 +99,7 @@ class ScaledMatrix:
         self._built: dict[torch.dtype, Tensor] = {}
         self._blank: Tensor | None = None
         self._applied = config.mode in CONGRUENCES and problem.exponent == -1
-        ridge = damping.amount(problem.A) if damping else None
+        ridge = damping.amount(problem) if damping else None
         self.scales = Scales(problem, ridge)
         self.exponent = self.scales.exponent
         self.ridge = torch.zeros_like(self.scales.size) if ridge is None else ridge
@@ -102,6 +109,11 @@ class ScaledMatrix:
     def scaled_ridge(self) -> Tensor:
         """What is added to the diagonal of A_s, float64 `(b,)`."""
         return self.ridge * power_of_two(-self.exponent, torch.float64)
+
+    def gram(self, source: Gram) -> GramMatrix:
+        """A_s = 2^-e·(GᵀG + ridge·I) as products with G."""
+        d = None if self.scale is None else self.scale.d.double()
+        return GramMatrix(source.G, 2 * source.exponent - self.exponent, self.scaled_ridge, d)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """A_s in `dtype`."""
@@ -116,7 +128,7 @@ class ScaledMatrix:
         Float64 to float32: its magnitude may have been beyond float32 before the scaling. Float32 to float64 where
         neither a sum nor a ridge rounded it.
         """
-        if dtype is torch.float32 and self.problem.storage is torch.float64:
+        if dtype is torch.float32 and self.problem.A.dtype is torch.float64:
             return self.matrix(torch.float64)
         return self._built.get(torch.float32) if self.symmetric and not self.damping else None
 

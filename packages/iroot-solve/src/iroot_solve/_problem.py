@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Where A came from, if it was not passed: A = GᵀG in float64, and 2^g·G was passed.
+
+    Attributes:
+        G: `(b, m, n)` float64, entries at most 1.
+        exponent: g, int32 `(b,)`, multiples of s.
+        dtype: Of what was passed.
+        name: Of the caller's matrix.
+        dual: The answer has a factor 2^g·G or 2^g·Gᵀ besides A^exponent.
+        onto: It is (2^g·G)·Z.
+    """
+
+    G: Tensor
+    exponent: Tensor
+    dtype: torch.dtype
+    name: str = "GᵀG"
+    dual: bool = False
+    onto: bool = False
+
+    @property
+    def left(self) -> Tensor | None:
+        """What Z is multiplied by for the answer, up to 2^g."""
+        return self.G if self.onto else None
+
+    def rows(self, index: Tensor) -> Gram:
+        """The same for the matrices at `index` only."""
+        return replace(self, G=self.G[index], exponent=self.exponent[index])
 
 
 @dataclass(frozen=True)
@@ -23,6 +53,7 @@ class Problem:
         batch: The shape of the result's batch.
         shape: The shape of Z.
         folded: B's batch was folded into its columns, because one A serves all of it.
+        gram: Where A came from, if it was not passed.
     """
 
     A: Tensor
@@ -32,10 +63,26 @@ class Problem:
     batch: torch.Size
     shape: torch.Size
     folded: bool
+    gram: Gram | None = None
 
     @property
     def n(self) -> int:
         return self.A.shape[-1]
+
+    @property
+    def height(self) -> int:
+        """Rows of the answer."""
+        return self.n if self.gram is None or self.gram.left is None else self.gram.left.shape[-2]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what was passed, and of the answer."""
+        return self.A.dtype if self.gram is None else self.gram.dtype
+
+    @property
+    def name(self) -> str:
+        """Of the matrix, for messages."""
+        return "A" if self.gram is None else self.gram.name
 
     @property
     def count(self) -> int:
@@ -49,21 +96,28 @@ class Problem:
     @property
     def storage(self) -> torch.dtype:
         """float64 stays, everything else is stored as float32."""
-        return torch.float64 if self.A.dtype is torch.float64 else torch.float32
+        return torch.float64 if self.dtype is torch.float64 else torch.float32
 
     @property
     def unit_roundoff(self) -> float:
         """Of the input's dtype."""
-        return torch.finfo(self.A.dtype).eps / 2
+        return torch.finfo(self.dtype).eps / 2
 
     @property
     def empty(self) -> bool:
         return self.A.numel() == 0 or self.columns == 0
 
+    def rows(self, index: Tensor) -> Problem:
+        """The matrices at `index` only; the shapes of the whole stay."""
+        B, gram = self.B, self.gram
+        return replace(
+            self, A=self.A[index], B=None if B is None else B[index], gram=None if gram is None else gram.rows(index)
+        )
+
     def restore(self, Z: Tensor) -> Tensor:
         """`(b, n, k)` back in the shape that the caller expects."""
         if self.folded:
-            Z = Z.reshape(self.n, self.batch.numel(), self.shape[-1]).movedim(1, 0)
+            Z = Z.reshape(self.height, self.batch.numel(), self.shape[-1]).movedim(1, 0)
         return Z.reshape(self.shape)
 
 
@@ -76,7 +130,7 @@ def read_problem(
         TypeError: Not a tensor, a complex, integer or unsupported dtype, or B of another dtype.
         ValueError: Shapes, devices, p_val, exponent or tol out of range; an input that requires a gradient.
     """
-    _check_matrix("A", A)
+    check_square("A", A)
     power = read_exponent(p_val, exponent)
     if tol is None:
         tol = TOLERANCES[A.dtype]
@@ -84,12 +138,17 @@ def read_problem(
         raise ValueError(f"tol={tol!r} must lie in (0, 1)")
     if B is None:
         return Problem(A.reshape(A.shape[:-2].numel(), *A.shape[-2:]), None, power, tol, A.shape[:-2], A.shape, False)
-    _check_right_hand_side(A, B)
-    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    check_right_hand_side("A", A, B)
+    vector = is_vector(B, A.shape[:-1])
     columns = B.unsqueeze(-1) if vector else B
     if columns.shape[-2] != A.shape[-1]:
         raise ValueError(f"B has shape {tuple(B.shape)}: A is {tuple(A.shape)}, so B needs {A.shape[-1]} rows")
     return _flatten(A, columns, power, tol, vector)
+
+
+def is_vector(B: Tensor, shape: torch.Size) -> bool:
+    """Whether B is one right-hand side, or one for each matrix of a batch with rows `(..., n)`."""
+    return B.ndim == 1 or B.shape == shape
 
 
 def _flatten(A: Tensor, B: Tensor, exponent: Fraction, tol: float, vector: bool) -> Problem:
@@ -134,11 +193,19 @@ def read_exponent(p_val: int | None, exponent: Fraction | None) -> Fraction:
     return Fraction(-1, p_val)
 
 
-def _check_matrix(name: str, A: Tensor) -> None:
+def check_square(name: str, A: Tensor) -> None:
+    """TypeError or ValueError unless A is a real floating `(..., n, n)` without a gradient."""
+    if isinstance(A, torch.Tensor) and A.ndim >= 2 and A.shape[-1] != A.shape[-2]:
+        raise ValueError(f"{name} must be square, shape (..., n, n), not {tuple(A.shape)}")
+    check_matrix(name, A, "square, shape (..., n, n)")
+
+
+def check_matrix(name: str, A: Tensor, wanted: str = "a matrix, shape (..., m, n)") -> None:
+    """TypeError or ValueError unless A is a real floating matrix without a gradient."""
     if not isinstance(A, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(A).__name__}; use torch.as_tensor({name})")
-    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
-        raise ValueError(f"{name} must be square, shape (..., n, n), not {tuple(A.shape)}")
+    if A.ndim < 2:
+        raise ValueError(f"{name} must be {wanted}, not {tuple(A.shape)}")
     _check_dtype(name, A)
     _check_gradient(name, A)
 
@@ -161,14 +228,15 @@ def _check_gradient(name: str, A: Tensor) -> None:
         )
 
 
-def _check_right_hand_side(A: Tensor, B: Tensor) -> None:
+def check_right_hand_side(name: str, A: Tensor, B: Tensor) -> None:
+    """TypeError or ValueError unless B may stand beside A."""
     if not isinstance(B, torch.Tensor):
         raise TypeError(f"B must be a torch.Tensor, not {type(B).__name__}; use torch.as_tensor(B)")
     if B.ndim < 1:
         raise ValueError(f"B must have shape (..., n, k) or (n,), not {tuple(B.shape)}")
     _check_dtype("B", B)
     if B.dtype != A.dtype:
-        raise TypeError(f"A is {A.dtype} and B is {B.dtype}; convert one of them, e.g. B.to(A.dtype)")
+        raise TypeError(f"{name} is {A.dtype} and B is {B.dtype}; convert one of them, e.g. B.to(A.dtype)")
     if B.device != A.device:
-        raise ValueError(f"A is on {A.device} and B on {B.device}; move one of them, e.g. B.to(A.device)")
+        raise ValueError(f"{name} is on {A.device} and B on {B.device}; move one of them, e.g. B.to(A.device)")
     _check_gradient("B", B)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+from weakref import ref
 
 import torch
 from iroot_kernels import Workspace
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Status(enum.IntEnum):
@@ -98,7 +102,27 @@ class SolveResult(NamedTuple):
 
 
 class SolveWorkspace(Workspace):
-    """The buffers of a solver. Hand the one you got to the next call of the same shapes, which then reuses them."""
+    """The buffers of a solver. Hand the one you got to the next call of the same shapes, which then reuses them.
+
+    It also keeps what was made of a tensor while that tensor stays the same object and is not written to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[str, tuple[ref[Tensor], object, Any]] = {}
+
+    def keep(self, name: str, owner: Tensor, settings: Hashable, make: Callable[[], T], reuse: bool) -> T:
+        """What `make` returns, or what it returned for this very `owner` and `settings` last time."""
+        if not reuse or owner.is_inference():  # without a version counter
+            self._kept.pop(name, None)
+            return make()
+        key = (owner._version, owner.dtype, owner.device, owner.shape, owner.stride(), owner.data_ptr(), settings)
+        held = self._kept.get(name)
+        if held is None or held[0]() is not owner or held[1] != key:
+            held = (ref(owner), key, make())
+            self._kept[name] = held
+        kept: T = held[2]
+        return kept
 
 
 @dataclass(frozen=True)

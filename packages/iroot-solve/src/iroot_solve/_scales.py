@@ -44,19 +44,23 @@ class Scales:
 
     Args:
         problem: What was passed.
-        ridge: What will be added to the diagonal, in units of A, float64 `(b,)`; `None` for nothing.
+        ridge: What will be added to the diagonal, in the caller's units, float64 `(b,)`; `None` for nothing.
 
     Attributes:
         size: max|a_ij| `(b,)`; not finite where A is not.
         right: The same of B, `None` without one.
-        exponent: s·m, int32 `(b,)`.
+        exponent: s·m, int32 `(b,)`, of the caller's matrix: A and what it was scaled by before.
         undo: ±q·m + f, int32 `(b,)`.
     """
 
     def __init__(self, problem: Problem, ridge: Tensor | None) -> None:
         alpha, self.storage = problem.exponent, problem.storage
+        gram = problem.gram
+        shift = None if gram is None else 2 * gram.exponent
         self.size = magnitude(problem.A)
         self.right = None if problem.B is None else magnitude(problem.B)
+        if ridge is not None and shift is not None:
+            ridge = ridge * power_of_two(-shift, torch.float64)
         damped = self.size if ridge is None else self.size + ridge
         sizes = damped.unsqueeze(0) if self.right is None else torch.stack((damped, self.right))
         limit = max(LARGEST_EXPONENT[self.storage] - alpha.denominator + 1, 0)
@@ -64,15 +68,23 @@ class Scales:
         m = exponents[0]
         if alpha.denominator > 1:  # ⌈e/s⌉
             m = torch.div(m + (alpha.denominator - 1), alpha.denominator, rounding_mode="floor")
-        self.exponent, self.undo = m * alpha.denominator, m * alpha.numerator
-        powers = [-1 - self.exponent, self.undo]
+        self.exponent = m * alpha.denominator
+        powers = [-1 - self.exponent]
+        if shift is not None:
+            self.exponent = self.exponent + shift
+            m = m + torch.div(shift, alpha.denominator, rounding_mode="floor")
+        self.undo = m * alpha.numerator
+        if gram is not None and gram.dual:
+            self.undo = self.undo + gram.exponent
+        powers.append(self.undo)
         if self.right is not None:
             self.undo = powers[1] = self.undo + exponents[1]
             powers.append(-exponents[1])
         self._powers = torch.stack(powers)
         self._made: dict[torch.dtype, tuple[Tensor, ...]] = {}
         # Exponents up to q/s times those of A, and those of B.
-        self._reach = LARGEST_EXPONENT[self.storage] * (1 + abs(alpha.numerator) / alpha.denominator)
+        share = abs(alpha.numerator) / alpha.denominator * (1 if shift is None else 2) + (shift is not None)
+        self._reach = LARGEST_EXPONENT[self.storage] * (1 + share)
 
     def _factors(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """2^(-1 − s·m), 2^undo (where that is a number of `dtype`) and 2^-f, `(b, 1, 1)` each."""

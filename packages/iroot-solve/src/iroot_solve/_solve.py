@@ -40,9 +40,10 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
     ws = SolveWorkspace() if workspace is None else workspace
     # On the host as on the device: overflow is infinity, and infinity is no answer.
     with torch.no_grad(), _without_autocast(problem.A.device.type), np.errstate(all="ignore"):
-        ledger = Ledger.empty(_destination(problem, options.out))
+        ledger = Ledger.empty(destination(problem, options.out))
         task_of(problem, options).check(options.strategy)
         if problem.empty:
+            ledger.Z.zero_()
             ledger.codes[:], ledger.error[:] = Status.converged, 0.0
             return Report(problem, options, ws, ledger).result()
         case = Case(problem, options, ws)
@@ -92,11 +93,9 @@ def _around(case: Case, ledger: Ledger, early: Array) -> SolveResult:
         return report.finish()
     rows = torch.from_numpy(fine).to(problem.A.device)
     part = replace(
-        problem,
-        A=problem.A[rows],
-        B=None if problem.B is None else problem.B[rows],
+        problem.rows(rows),
         batch=torch.Size((fine.size,)),
-        shape=torch.Size((fine.size, problem.n, problem.columns)),
+        shape=torch.Size((fine.size, problem.height, problem.columns)),
     )
     ledger.take(fine, solve(part, replace(options, on_failure="warn", quiet=True, out=None), None))
     return report.finish()
@@ -118,15 +117,15 @@ def _blind(case: Case, ledger: Ledger) -> SolveResult:
     return Report(case.problem, case.options, case.ws, ledger, case).blind(case)
 
 
-def _destination(problem: Problem, out: Tensor | None) -> Tensor:
+def destination(problem: Problem, out: Tensor | None) -> Tensor:
     """`(b, n, k)` for Z: fresh, or a view of `out`."""
-    shape = (problem.count, problem.n, problem.columns)
+    shape = (problem.count, problem.height, problem.columns)
     if out is None:
-        return torch.empty(shape, dtype=problem.A.dtype, device=problem.A.device)
-    fits = out.shape == problem.shape and out.dtype == problem.A.dtype and out.device == problem.A.device
+        return torch.empty(shape, dtype=problem.dtype, device=problem.A.device)
+    fits = out.shape == problem.shape and out.dtype == problem.dtype and out.device == problem.A.device
     if not fits or not out.is_contiguous() or problem.folded:
         raise ValueError(
-            f"out must be contiguous with shape {tuple(problem.shape)}, dtype {problem.A.dtype} and device "
+            f"out must be contiguous with shape {tuple(problem.shape)}, dtype {problem.dtype} and device "
             f"{problem.A.device} (and no batch of B may share one A), not {tuple(out.shape)}, {out.dtype}, {out.device}"
         )
     return out.view(shape)

@@ -10,7 +10,7 @@ from torch import Tensor
 from iroot_solve._config import PrecondConfig, ScheduleConfig
 from iroot_solve._matrix import Damping
 from iroot_solve._options import Options, merge_ridges
-from iroot_solve._problem import read_problem
+from iroot_solve._problem import Problem, read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._schedules import build_schedule
 from iroot_solve._solve import solve
@@ -80,26 +80,52 @@ def solve_spd(
         >>> torch.allclose(Z @ A @ Z, torch.eye(2), atol=1e-5), stats.status
         (True, 'converged')
     """
-    relative, config = merge_ridges(ridge_rel, precond_config)
     power = 2 if p_val is None and exponent is None else p_val
     problem = read_problem(A, B, p_val=power, exponent=exponent, tol=tol)
-    coefficients = schedule_config or ScheduleConfig()
-    if abc_t is None and coefficients.coeff_mode == "precomputed":
-        abc_t, _ = build_schedule("cpu", p_val=problem.exponent.denominator, config=coefficients)
-    options = Options(
-        damping=Damping(ridge, relative),
+    options = read_options(
+        problem,
+        ridge=ridge,
+        ridge_rel=ridge_rel,
         kappa_max=kappa_max,
         lambda_max=lambda_max,
         abc_t=abc_t,
-        schedule=coefficients,
-        precond=config,
+        schedule_config=schedule_config,
+        precond_config=precond_config,
         strategy=strategy,
         expected_reuse=expected_reuse,
         precision=precision,
         on_failure=on_failure,
         verify=verify,
-        fallback=fallback and verify,
+        fallback=fallback,
         seed=seed,
         out=out,
     )
     return solve(problem, options, workspace)
+
+
+def read_options(
+    problem: Problem,
+    *,
+    ridge: float = 0.0,
+    ridge_rel: float = 0.0,
+    abc_t: Any = None,
+    schedule_config: ScheduleConfig | None = None,
+    precond_config: PrecondConfig | None = None,
+    verify: bool = True,
+    fallback: bool = True,
+    **settings: Any,
+) -> Options:
+    """The keyword arguments of `solve_spd`, checked and in one object."""
+    relative, config = merge_ridges(ridge_rel, precond_config)
+    coefficients = schedule_config or ScheduleConfig()
+    if abc_t is None and coefficients.coeff_mode == "precomputed":
+        abc_t, _ = build_schedule("cpu", p_val=problem.exponent.denominator, config=coefficients)
+    return Options(
+        damping=Damping(ridge, relative),
+        abc_t=abc_t,
+        schedule=coefficients,
+        precond=config,
+        verify=verify,
+        fallback=fallback and verify,
+        **settings,
+    )

@@ -63,8 +63,9 @@ def error_for(problem: Problem, result: SolveResult, codes: Array) -> IrootError
     if worst in (Status.converged, Status.unverified):
         return None
     failed = np.flatnonzero(codes == worst).tolist()
-    where = "A" if len(codes) == 1 else f"A[{failed[0]}]" + (f" and {len(failed) - 1} more" if len(failed) > 1 else "")
-    where += f" (shape {tuple(problem.A.shape[-2:])}, {problem.A.dtype})"
+    others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    where = problem.name if len(codes) == 1 else f"{problem.name}[{failed[0]}]{others}"
+    where += f" (shape {tuple(problem.A.shape[-2:])}, {problem.dtype})"
     make, text = _MESSAGES[worst]
     return make(f"{where} {text(problem, result, failed[0])}", result)
 
@@ -75,17 +76,17 @@ def _entry(values: Tensor, index: int) -> float:
 
 
 def _nonfinite(problem: Problem, result: SolveResult, index: int) -> str:
-    name = "" if bool(torch.isfinite(problem.A[index]).all()) else "A"
-    name = name or "B"
+    source = problem.A if problem.gram is None else problem.gram.G
+    name = "B" if bool(torch.isfinite(source[index]).all()) else ("A" if problem.gram is None else "G")
     return f"cannot be solved: {name} contains NaN or infinity; mask or clean it with torch.nan_to_num before the call"
 
 
 def _not_positive(problem: Problem, result: SolveResult, index: int) -> str:
     low, high = (_entry(values, index) for values in (result.stats.lambda_min, result.stats.lambda_max))
     text = f"is not positive definite: λmin = {low:.3g}, λmax ≤ {high:.3g}"
-    if problem.A.dtype in (torch.float16, torch.bfloat16):
+    if problem.dtype in (torch.float16, torch.bfloat16):
         return text + (
-            f"; rounding to {problem.A.dtype} alone can do that: pass ridge_rel ≥ 1e-2, or A as it was before rounding"
+            f"; rounding to {problem.dtype} alone can do that: pass ridge_rel ≥ 1e-2, or A as it was before rounding"
         )
     if abs(low) <= problem.n * problem.unit_roundoff * high:
         return text + ", which rounding of its entries explains; pass a ridge above that, e.g. ridge_rel=1e-6"
@@ -99,9 +100,9 @@ def _singular(problem: Problem, result: SolveResult, index: int) -> str:
 
 def _stagnated(problem: Problem, result: SolveResult, index: int) -> str:
     error, kappa = (_entry(values, index) for values in (result.stats.error, result.stats.kappa_proxy))
-    floor = torch.finfo(problem.A.dtype).eps
+    floor = torch.finfo(problem.dtype).eps
     reason = (
-        f"tol={problem.tol:g} is below the rounding of {problem.A.dtype} (2u = {floor:.1e})"
+        f"tol={problem.tol:g} is below the rounding of {problem.dtype} (2u = {floor:.1e})"
         if problem.tol < floor
         else f"tol={problem.tol:g} is out of reach at κ ≈ {kappa:.1e}"
     )
