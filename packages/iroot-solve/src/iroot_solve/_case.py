@@ -130,7 +130,7 @@ class Case:
         how = precision(candidate.precision)
         S, B = self.matrix.matrix(how.storage), self.right(how.storage)
         if candidate.strategy == "eigh":
-            return run_eigh(S, B, self.problem.exponent, self.ws)
+            return run_eigh(S, B, self.problem.exponent, self.ws, self.options.cut(self.problem))
         if candidate.strategy == "cholesky":
             return run_cholesky(S, B, self.ws, self._wide() if how.storage is torch.float32 else None)
         direct = candidate.strategy == "direct-solve"

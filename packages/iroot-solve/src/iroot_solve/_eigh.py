@@ -15,7 +15,7 @@ from iroot_solve._result import DirectSchedule
 from iroot_solve._thin import thin
 
 
-def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace) -> Outcome:
+def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut: float | None = None) -> Outcome:
     """Eigenvalues ≤ 0 are taken as the smallest normal number (0 where α > 0): the caller looks at them first.
 
     Args:
@@ -23,6 +23,7 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace) -> 
         B: `(b, n, k)`, or `None` for the root.
         exponent: α.
         ws: Where Λ, V and Z live.
+        cut: Eigenvalues up to this share of the largest count as zero, and f(0) = 0.
 
     Returns:
         The outcome. Cost: one `eigh` (5–20 products) and two products with k columns.
@@ -33,6 +34,8 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace) -> 
     torch.linalg.eigh(S, out=(values, vectors))
     alpha = float(exponent)
     f = values.clamp_min(torch.finfo(S.dtype).tiny if alpha < 0 else 0.0).pow(alpha)
+    if cut is not None:
+        f.masked_fill_(values <= cut * values[:, -1:], 0.0)
     if B is None:
         weighted = torch.mul(vectors.mT, f.unsqueeze(-1), out=ws.like("weighted", S))
         X = torch.bmm(vectors, weighted, out=ws.like("X", S))

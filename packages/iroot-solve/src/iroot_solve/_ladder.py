@@ -27,6 +27,7 @@ class Ledger:
         lambda_min, lambda_max: In units of A, `(b,)`; NaN where unknown.
         ridge: In units of A, `(b,)`.
         codes: `Status`, int8 `(b,)`.
+        cut, rank: Of a pseudo-inverse: eigenvalues up to the cut (in units of A) counted as zero, and how many did not.
         fallbacks: Rungs taken.
         products: Work of all rungs.
         steps: Steps of all rungs.
@@ -41,6 +42,8 @@ class Ledger:
     lambda_max: Array
     ridge: Array
     codes: Array
+    cut: Array | None = None
+    rank: Array | None = None
     fallbacks: list[str] = field(default_factory=list)
     products: dict[str, int] = field(default_factory=dict)
     steps: int = 0
@@ -62,6 +65,12 @@ class Ledger:
         if facts.low is not None:
             self.lambda_min = np.ldexp(facts.low, exponent)
 
+    def note_range(self, rows: Array, cut: Array, rank: Array) -> None:
+        """The numerical range of the matrices at `rows`."""
+        if self.cut is None or self.rank is None:
+            self.cut, self.rank = np.zeros(self.error.shape), np.zeros(self.error.shape, dtype=np.int64)
+        self.cut[rows], self.rank[rows] = cut, rank
+
     def account(self, outcome: Outcome) -> None:
         """Add the outcome's work."""
         for kind, count in outcome.products.items():
@@ -76,6 +85,8 @@ class Ledger:
         for name in ("error", "residual", "amplification", "lambda_min", "lambda_max"):
             getattr(self, name)[rows] = getattr(stats, name).cpu().numpy()
         self.codes[rows] = stats.status_code.cpu().numpy()
+        if stats.cut is not None and stats.rank is not None:
+            self.note_range(rows, stats.cut.cpu().numpy(), stats.rank.cpu().numpy())
         self.products, self.steps, self.fallbacks = stats.products, stats.steps, list(stats.fallbacks)
         self.strategy, self.precision, self.schedule = stats.strategy, stats.precision, result.schedule
 
@@ -114,13 +125,16 @@ def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float
     failed = ~(certificate.error <= case.problem.tol / 2)
     if outcome.lowest is not None:
         ledger.lambda_min[rows] = np.ldexp(lowest, case.exponents())
+    cut = case.options.cut(case.problem)
+    if cut is not None and outcome.eigenvalues is not None:
+        ledger.note_range(rows, *_range(outcome.eigenvalues, cut, case.exponents()))
     if outcome.highest is not None:
         # A backward stable λmax is off by a modest multiple of u·‖A‖, for which n·u is room.
         bound = np.ldexp(highest, case.exponents()) * (
             1 + 2 * case.problem.n * precision(outcome.precision).unit_roundoff
         )
         ledger.lambda_max[rows] = np.fmin(ledger.lambda_max[rows], bound)
-    doubtful = suspicious(outcome, lowest, highest, case.problem) & ~good
+    doubtful = suspicious(outcome, lowest, highest, case.problem, cut) & ~good
     failed |= doubtful
     if not failed.any():
         return True
@@ -129,6 +143,13 @@ def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float
     if doubtful.any():
         _judge(case, ledger, rows, outcome, np.flatnonzero(doubtful))
     return False
+
+
+def _range(eigenvalues: Tensor, cut: float, exponents: Array) -> tuple[Array, Array]:
+    """The cut in units of A and the numerical rank, `(b,)` each."""
+    values: Array = eigenvalues.cpu().numpy()
+    limit = cut * values[:, -1:]
+    return np.ldexp(limit[:, 0], exponents), (values > limit).sum(-1)
 
 
 def _climb(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Array, low: float, high: float) -> bool:

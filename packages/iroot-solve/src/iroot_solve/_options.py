@@ -10,8 +10,10 @@ from torch import Tensor
 
 from iroot_solve._config import PrecondConfig, ScheduleConfig
 from iroot_solve._matrix import Damping
+from iroot_solve._problem import Problem
 
 ON_FAILURE = ("raise", "warn", "nan")
+ON_SINGULAR = ("error", "pinv")
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,20 @@ class Options:
     verify: bool = True
     fallback: bool = True
     quiet: bool = False
+    on_singular: str = "error"
+    rcond: float | None = None
     seed: int = 0
     out: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.on_failure not in ON_FAILURE:
             raise ValueError(f"on_failure={self.on_failure!r} is not one of {', '.join(ON_FAILURE)}")
+        if self.on_singular not in ON_SINGULAR:
+            raise ValueError(f"on_singular={self.on_singular!r} is not one of {', '.join(ON_SINGULAR)}")
+        if self.rcond is not None and not 0 <= self.rcond < 1:
+            raise ValueError(f"rcond={self.rcond!r} must lie in [0, 1): a share of the largest eigenvalue")
+        if self.pinv and self.strategy not in ("auto", "eigh"):
+            raise ValueError(f"strategy={self.strategy!r} does not apply to on_singular='pinv'; auto and eigh do")
         if self.kappa_max is not None and not self.kappa_max >= 1:
             raise ValueError(f"kappa_max={self.kappa_max!r} must be ≥ 1: a promised bound of λmax/λmin")
         if self.lambda_max is not None and not self.lambda_max > 0:
@@ -50,6 +60,25 @@ class Options:
     def l_target(self) -> float:
         """The smaller of the two."""
         return min(self.schedule.l_target, self.precond.l_target)
+
+    @property
+    def pinv(self) -> bool:
+        """The root on the numerical range is wanted."""
+        return self.on_singular == "pinv"
+
+    def cut(self, problem: Problem) -> float | None:
+        """Eigenvalues of up to this share of the largest count as zero; `None`: none do.
+
+        By default what rounding of the input explains: n·u of A; max(m, n)·u of the singular values of a G, but not
+        below what forming GᵀG in float64 leaves.
+        """
+        if not self.pinv:
+            return None
+        if self.rcond is not None:
+            return self.rcond
+        if problem.gram is None:
+            return problem.n * problem.unit_roundoff
+        return max((max(problem.gram.G.shape[-2:]) * problem.unit_roundoff) ** 2, problem.n * 2.0**-53)
 
     @property
     def blind(self) -> bool:

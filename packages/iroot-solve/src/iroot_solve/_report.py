@@ -88,6 +88,8 @@ class Report:
             fallbacks=tuple(ledger.fallbacks),
             precond="none" if self.case is None else self.case.matrix.precond,
             noise=self.problem.n * self.problem.unit_roundoff,
+            cut=None if ledger.cut is None else unshape(self._on_device(ledger.cut), batch),
+            rank=None if ledger.rank is None else unshape(self._on_device(ledger.rank), batch),
         )
         return SolveResult(self.Z, self.ws, stats, ledger.schedule)
 

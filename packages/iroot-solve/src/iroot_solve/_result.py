@@ -47,6 +47,8 @@ class SolveStats:
         fallbacks: Rungs of the ladder taken, in order.
         precond: What the preconditioner setting did.
         noise: n·u with u of the input's dtype.
+        cut: Of a pseudo-inverse: eigenvalues up to this, in units of A, counted as zero. `None` without one.
+        rank: How many eigenvalues were above it, int64.
     """
 
     status_code: Tensor
@@ -63,6 +65,8 @@ class SolveStats:
     fallbacks: tuple[str, ...] = ()
     precond: str = "none"
     noise: float = 0.0
+    cut: Tensor | None = None
+    rank: Tensor | None = None
 
     @property
     def kappa_proxy(self) -> Tensor:

@@ -66,7 +66,7 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     facts = case.read()
     require_symmetric(problem, facts)
     ledger.note(facts)
-    early = first_status(facts, problem.exponent.numerator)
+    early = first_status(facts, problem.exponent < 0 and not options.pinv)
     if early is not None:
         return _around(case, ledger, early)
     known = spectrum(case, facts)

@@ -37,6 +37,8 @@ def solve_spd(
     on_failure: str = "raise",
     verify: bool = True,
     fallback: bool = True,
+    on_singular: str = "error",
+    rcond: float | None = None,
     seed: int = 0,
     out: Tensor | None = None,
 ) -> SolveResult:
@@ -62,6 +64,9 @@ def solve_spd(
         on_failure: raise, warn, or nan (for the matrix that failed only).
         verify: Estimate the error. Without it the status is `unverified`.
         fallback: Climb the ladder (more steps, float64, eigh) where the tolerance is missed.
+        on_singular: error, or pinv for A^(-1/p) on the numerical range of a semidefinite A (0 beside it), by eigh.
+        rcond: Eigenvalues up to this share of the largest count as zero; default n·u of A's dtype. `stats.cut` and
+            `stats.rank` say what it came to.
         seed: Of probes and start vectors.
         out: Where Z goes; its shape and dtype.
 
@@ -97,6 +102,8 @@ def solve_spd(
         on_failure=on_failure,
         verify=verify,
         fallback=fallback,
+        on_singular=on_singular,
+        rcond=rcond,
         seed=seed,
         out=out,
     )

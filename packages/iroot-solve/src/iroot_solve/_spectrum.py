@@ -57,6 +57,8 @@ class Spectrum:
 def wants_ritz(case: Case) -> bool:
     """Whether knowing the spectrum's ends can pay."""
     options, strategy = case.options, wanted_strategy(case)
+    if options.pinv:
+        return False
     if options.kappa_max is not None or options.lambda_max is not None or strategy in ITERATIONS:
         return strategy not in ("eigh", "cholesky")
     return looking_pays(case.task, strategy)
@@ -84,6 +86,8 @@ def first_candidate(task: Task, strategy: str) -> Candidate:
 def wanted_strategy(case: Case) -> str:
     """The caller's; with steps given (`abc_t`) and `auto`, the form of the iteration that takes fewer products."""
     options, task = case.options, case.task
+    if options.pinv:
+        return "eigh"
     if options.abc_t is None or options.strategy != "auto":
         return options.strategy
     return "direct-solve" if "direct-solve" in task.strategies and 2 * task.k <= task.n else "materialize-root"
@@ -104,13 +108,15 @@ def require_symmetric(problem: Problem, facts: Facts) -> None:
         )
 
 
-def first_status(facts: Facts, exponent_sign: int) -> Array | None:
-    """What can be said before any heavy work, −1 for nothing (a positive power of zero is zero); `None`: of none."""
+def first_status(facts: Facts, zero_has_none: bool) -> Array | None:
+    """What can be said before any heavy work, −1 for nothing; `None`: of none. The answer for a zero matrix is zero,
+    if it has one.
+    """
     finite = np.isfinite(facts.upper) & np.isfinite(facts.right)
     zero = facts.upper == 0
     if finite.all() and not zero.any():
         return None
-    codes = np.where(zero, Status.singular if exponent_sign < 0 else Status.converged, -1)
+    codes = np.where(zero, Status.singular if zero_has_none else Status.converged, -1)
     return np.where(finite, codes, Status.nonfinite_input)
 
 

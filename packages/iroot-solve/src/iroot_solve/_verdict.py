@@ -23,12 +23,16 @@ from iroot_solve._result import SolveResult, Status
 NO_ANSWER = (Status.singular, Status.not_positive_definite, Status.nonfinite_input)
 
 
-def suspicious(outcome: Outcome, lowest: Array, highest: Array, problem: Problem) -> Array:
-    """Where float64 eigenvalues do not show a definite matrix (semidefinite, for a positive exponent), `(b,)`."""
+def suspicious(outcome: Outcome, lowest: Array, highest: Array, problem: Problem, cut: float | None) -> Array:
+    """Where float64 eigenvalues do not show a definite matrix, `(b,)`.
+
+    A semidefinite one will do for a positive exponent, and for the pseudo-inverse up to its `cut`.
+    """
     if outcome.eigenvalues is None or outcome.precision != "fp64":
         return np.zeros(lowest.shape, dtype=bool)
-    noise = _noise_share(problem.n) * np.maximum(np.abs(lowest), np.abs(highest))
-    found: Array = lowest <= noise if problem.exponent.numerator < 0 else lowest < -noise
+    strict = problem.exponent < 0 and cut is None
+    noise = max(_noise_share(problem.n), cut or 0.0) * np.maximum(np.abs(lowest), np.abs(highest))
+    found: Array = lowest <= noise if strict else lowest < -noise
     return found
 
 
@@ -95,7 +99,7 @@ def _not_positive(problem: Problem, result: SolveResult, index: int) -> str:
 
 def _singular(problem: Problem, result: SolveResult, index: int) -> str:
     kind = "zero" if not bool(problem.A[index].any()) else "exactly singular"
-    return f"is {kind}: there is no inverse root; pass ridge > 0 (or ridge_rel), or use a pseudo-inverse (pinv)"
+    return f"is {kind}: there is no inverse root; pass ridge > 0 (or ridge_rel), or on_singular='pinv'"
 
 
 def _stagnated(problem: Problem, result: SolveResult, index: int) -> str:

@@ -90,12 +90,12 @@ def solve_wide(problem: Problem, options: Options, ws: SolveWorkspace) -> SolveR
 
 
 def _check(problem: Problem, options: Options) -> None:
-    if problem.exponent < 0 and not options.damping:
+    if problem.exponent < 0 and not options.damping and not options.pinv:
         assert problem.gram is not None
         m, n = problem.gram.G.shape[-2:]
         raise ValueError(
-            f"G has {m} rows and {n} columns: GᵀG is singular without a ridge. Pass ridge > 0 (or ridge_rel), or use "
-            "the dual form apply_inverse_root_gram_rhs_spd where the right-hand side is Gᵀ·B"
+            f"G has {m} rows and {n} columns: GᵀG is singular without a ridge. Pass ridge > 0 (or ridge_rel), use the "
+            "dual form apply_inverse_root_gram_rhs_spd where the right-hand side is Gᵀ·B, or on_singular='pinv'"
         )
     if options.strategy not in ("auto", "eigh"):
         raise ValueError(f"strategy={options.strategy!r} does not apply to m < n; those that do: auto, eigh")
@@ -109,6 +109,11 @@ def _solve(problem: Problem, options: Options, ledger: Ledger) -> None:
     unit = power_of_two(2 * source.exponent, torch.float64)
     ridge = damping.ridge / unit + damping.ridge_rel * G.square().sum((-2, -1)) / problem.n
     values, vectors = torch.linalg.eigh(torch.bmm(G, G.mT))
+    cut = options.cut(problem)
+    if cut is not None:
+        values = values.masked_fill(values <= cut * values[:, -1:], 0.0)
+        ledger.cut = (cut * values[:, -1] * unit).cpu().numpy()
+        ledger.rank = (values > 0).sum(-1).cpu().numpy()
     X = WidePower(G, values.clamp_min(0.0), vectors, ridge, float(alpha))
     Z = X.power(1, B)
     root = Root(X.power, roundoff=2.0**-53, norm=X.norm())
