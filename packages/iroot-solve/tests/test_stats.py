@@ -21,7 +21,7 @@ def test_every_field_is_there(spd, rhs):
     for name in FIELDS:
         assert getattr(stats, name) is not None
     derived = {"status", "kappa_proxy", "data_limited"}
-    assert {f.name for f in fields(SolveStats)} == {*FIELDS, "status_code", "noise"} - derived
+    assert {f.name for f in fields(SolveStats)} == {*FIELDS, "status_code", "noise", "cut", "rank"} - derived
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3)])

@@ -13,6 +13,7 @@ from iroot_solve._errors import (
 )
 from iroot_solve._explain import Explanation, explain
 from iroot_solve._gram import apply_inverse_root_gram_rhs_spd, solve_gram_spd
+from iroot_solve._hybrid import hybrid_pe_nsrc_solve
 from iroot_solve._result import SolveResult, SolveStats, SolveWorkspace, Status
 from iroot_solve._root import inverse_root, inverse_root_apply
 from iroot_solve._schedules import build_pe_schedules, build_schedule
@@ -41,6 +42,7 @@ __all__ = [
     "build_pe_schedules",
     "build_schedule",
     "explain",
+    "hybrid_pe_nsrc_solve",
     "inverse_root",
     "inverse_root_apply",
     "solve_gram_spd",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure
 from iroot_solve._cholesky import run_cholesky
-from iroot_solve._choose import Candidate, Task, factoring_is_looking, steps_for
+from iroot_solve._choose import Candidate, Task, factoring_is_looking, hybrid_steps, steps_for
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
+from iroot_solve._hybrid import correct
 from iroot_solve._iterate import Iteration
 from iroot_solve._matrix import ScaledMatrix
 from iroot_solve._options import Options
@@ -133,10 +134,23 @@ class Case:
             return run_eigh(S, B, self.problem.exponent, self.ws, self.options.cut(self.problem))
         if candidate.strategy == "cholesky":
             return run_cholesky(S, B, self.ws, self._wide() if how.storage is torch.float32 else None)
+        if candidate.strategy == "hybrid-pe-nsrc":
+            return self._hybrid(candidate.precision, low, high)
         direct = candidate.strategy == "direct-solve"
-        schedule = self.given_schedule(low, high) or candidate.schedule or steps_for(self.task, low, high, direct)
+        planned = candidate.schedule if isinstance(candidate.schedule, Schedule) else None
+        schedule = self.given_schedule(low, high) or planned or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
         return Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan).run()
+
+    def _hybrid(self, name: str, low: float, high: float) -> Outcome:
+        """A few steps, then corrections with residuals in float64."""
+        schedule = hybrid_steps(self.task, low, high)
+        steps = self.given_schedule(low, high) or schedule.steps
+        S, wide = self.matrix.matrix(precision(name).storage), self._wide()
+        assert wide is not None
+        replan = lambda a, b: steps_for(self.task, a, b, False)  # noqa: E731
+        root = Iteration(S, None, steps, False, name, self.ws, 2 * steps.error, replan).run()
+        return correct(root, replace(schedule, steps=steps), wide, self.ws)
 
     def _wide(self) -> tuple[Tensor, Tensor] | None:
         """A_s and B_s in float64, `None` without B."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -20,10 +20,11 @@ from iroot_solve._cost import (
     iteration_ms,
     milliseconds,
 )
+from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
 from iroot_solve._predict import rounding_error
 
-STRATEGIES = ("auto", "direct-solve", "materialize-root", "eigh", "cholesky")
-ITERATIONS = ("direct-solve", "materialize-root")
+STRATEGIES = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "eigh", "cholesky")
+ITERATIONS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc")
 MAX_KAPPA = 1e14
 TRUNCATION_SHARE = 0.25
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
@@ -61,8 +62,8 @@ class Task:
         names = ["eigh"]
         if self.exponent < 1:
             names = ["materialize-root", *names] if self.root else ["direct-solve", "materialize-root", *names]
-        if self.exponent.denominator == 1 and self.exponent.numerator == -1:
-            names.append("cholesky")
+        if self.exponent == -1:
+            names += ["cholesky"] if self.root else ["hybrid-pe-nsrc", "cholesky"]
         return tuple(names)
 
     def meets(self, error: float) -> bool:
@@ -84,7 +85,7 @@ class Candidate:
 
     strategy: str
     precision: str
-    schedule: Schedule | None
+    schedule: Schedule | HybridSchedule | None
     products: float
     milliseconds: float
     error: float
@@ -119,6 +120,13 @@ def candidates(task: Task, low: float, high: float, kappa: float | None = None) 
             error = rounding_error(strategy, name, kappa, task.exponent, refined)
             found.append(_candidate(task, strategy, name, low, high, error))
     return sorted(found, key=lambda candidate: candidate.milliseconds)
+
+
+def hybrid_steps(task: Task, low: float, high: float) -> HybridSchedule:
+    """Steps and corrections on [low, high]."""
+    kappa = min(max(high / low, 1.0), MAX_KAPPA)
+    found = hybrid_schedule(kappa, max(TRUNCATION_SHARE * task.tol, 4e-15), min(1.0, task.k / task.n))
+    return replace(found, steps=found.steps.rescaled(high))
 
 
 def on_grid(low: float, high: float) -> tuple[float, float]:
@@ -175,6 +183,8 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
         # The certificate in eigenvector coordinates, or by solves: two or three products with all its columns.
         ms += 6 * certified_ms(task, bits) + FACTORED_CALLS * CALL_MS
         return Candidate(strategy, name, None, 0.0, ms, error)
+    if strategy == "hybrid-pe-nsrc":
+        return _hybrid(task, name, bits, hybrid_steps(task, low, high), error)
     direct = strategy == "direct-solve"
     schedule = steps_for(task, low, high, direct)
     count = schedule.products(min(1.0, k / n) if direct else None)
@@ -183,6 +193,20 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     ms = iteration_ms(n, batch, schedule.products(0.0) if direct else count, columns, len(schedule), thin, bits)
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
+
+
+def _hybrid(task: Task, name: str, bits: int, schedule: HybridSchedule, rounding: float) -> Candidate:
+    n, k, batch, steps = task.n, task.k * task.reuse, task.batch, len(schedule.steps)
+    thin = 2 * schedule.corrections + 1
+    ms = iteration_ms(n, batch, schedule.steps.products(), 0.0, steps, thin, bits)
+    ms += (schedule.corrections + 1) * milliseconds(f"skinny{bits}", n, batch) * k / 16
+    ms += schedule.corrections * milliseconds("skinny64", n, batch) * k / 16 + milliseconds("pass64", n, batch)
+    ms += certificate_ms(task, 1, 1, True)
+    # The rounding of X is part of what the corrections square away; float64 residuals leave theirs.
+    error = (schedule.steps.error + rounding) ** (schedule.corrections + 1) + rounding * 2.0 ** (
+        -53 if bits == 32 else 0
+    )
+    return Candidate("hybrid-pe-nsrc", name, schedule, schedule.products(k / n), ms, error)
 
 
 def _thin_products(schedule: Schedule, task: Task) -> int:

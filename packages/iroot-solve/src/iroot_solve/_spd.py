@@ -58,7 +58,7 @@ def solve_spd(
         schedule_config: How coefficients are found, without `abc_t`; `precomputed` stands for four quadratic steps.
         precond_config: Scalings and bounds.
         workspace: Of an earlier result; the same shapes then reuse its buffers.
-        strategy: auto, direct-solve, materialize-root, eigh, or cholesky (p = 1).
+        strategy: auto, direct-solve, materialize-root, eigh; for p = 1 also cholesky and hybrid-pe-nsrc.
         expected_reuse: How many right-hand sides like this one the root will serve.
         precision: auto, or one of fp64, fp32, tf32, bf16, fp16, bf16x3, fp16x3 for the products of the first attempt.
         on_failure: raise, warn, or nan (for the matrix that failed only).
