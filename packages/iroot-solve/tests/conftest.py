@@ -11,12 +11,22 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from iroot_solve import IrootError, SolveResult, solve_spd
+from iroot_solve import IrootError, SolveResult, _cost, solve_spd
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipped_calibration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Choices do not depend on what the user of this machine has measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IROOT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        _cost.table.cache_clear()
+        yield
+
 
 # What makes the host wait for a value when the tensor lives on a device.
 READS = {

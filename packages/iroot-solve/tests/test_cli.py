@@ -9,7 +9,7 @@ import iroot_coeffs
 import pytest
 import torch
 from iroot_coeffs import Schedule, plan
-from iroot_solve import cli, explain
+from iroot_solve import _calibrate, _cost, cli, explain
 
 
 def run(capsys, *words):
@@ -88,6 +88,16 @@ def test_doctor_tells_versions_threads_flags_backends_and_calibration(capsys):
     assert facts["cpu"][0] == "torch" and "BLAS" in output
     assert "measured on" in facts and "this machine" in facts
     assert flags == (torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul.fp32_precision)
+
+
+def test_doctor_calibrates(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("IROOT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(_calibrate, "_median_ms", lambda call, seconds=0.4: 0.5)
+    status, output = run(capsys, "doctor", "--calibrate")
+    assert status == 0 and "calibration_cpu.json" in output and "the same" in output
+    assert _cost.table()["single"]["mm32"][0] == 0.5
+    monkeypatch.undo()
+    _cost.table.cache_clear()
 
 
 def test_doctor_is_red_where_the_wheels_do_not_belong_together(capsys, monkeypatch):

@@ -61,3 +61,24 @@ def test_the_median_of_calls_is_positive():
     calls = []
     assert _calibrate._median_ms(lambda: calls.append(1), seconds=0.0) >= 0.0
     assert len(calls) >= 4  # one to warm up, three to take the median of
+
+
+def test_the_users_table_counts_on_the_machine_it_was_measured_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("IROOT_CACHE_DIR", str(tmp_path / "new"))
+    _cost.table.cache_clear()
+    shipped = _cost.table()
+    own = json.loads(json.dumps(shipped)) | {"machine": _cost.machine(), "torch": "mine"}
+    for data, counts in (
+        (own, True),
+        (own | {"machine": "another"}, False),
+        (own | {"single": {"mm32": [1.0]}}, False),
+        ([], False),
+    ):
+        _calibrate.store(data, _cost.cache_file())
+        _cost.table.cache_clear()
+        assert (_cost.table() == own) == counts and (_cost.table() == shipped) != counts
+    _cost.cache_file().write_text("{")
+    _cost.table.cache_clear()
+    assert _cost.table() == shipped
+    monkeypatch.undo()
+    _cost.table.cache_clear()

@@ -1,18 +1,22 @@
-"""Measure the table that `_cost` interpolates: `python -m iroot_solve._calibrate FILE`."""
+"""Measure the table that `_cost` interpolates: `iroot doctor --calibrate`, or `python -m iroot_solve._calibrate FILE`.
+
+No other work should run beside it.
+"""
 
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from iroot_solve._cost import machine
 
 SINGLE = (16, 32, 64, 128, 256, 512, 1024, 1536)
 BATCHED = (16, 32, 64, 128, 256)
@@ -66,12 +70,12 @@ def _measure(n: int, batch: int) -> dict[str, float]:
     return found
 
 
-def measure() -> dict[str, object]:
-    """The whole table, a minute or two."""
-    single = [_measure(n, 1) for n in SINGLE]
-    batched = [_measure(n, BATCH) for n in BATCHED]
+def measure(progress: Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]] = iter) -> dict[str, object]:
+    """The whole table, a minute or two; `progress` may watch the (n, batch) that are measured."""
+    found = {shape: _measure(*shape) for shape in progress([(n, 1) for n in SINGLE] + [(n, BATCH) for n in BATCHED])}
+    single, batched = [found[n, 1] for n in SINGLE], [found[n, BATCH] for n in BATCHED]
     return {
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "machine": machine(),
         "torch": torch.__version__,
         "n": list(SINGLE),
         "single": {name: [float(f"{row[name]:.4g}") for row in single] for name in single[0]},
@@ -79,5 +83,13 @@ def measure() -> dict[str, object]:
     }
 
 
+def store(data: dict[str, object], path: Path) -> None:
+    """Write a table, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(data, indent=1) + "\n")
+    draft.replace(path)
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(measure(), indent=1) + "\n")
+    store(measure(), Path(sys.argv[1]))

@@ -1,19 +1,27 @@
 """What things cost: measured times of the standard routines, interpolated.
 
-The table holds milliseconds for one matrix and, for batches, for one matrix of a batch of 64. It was measured by
-`python -m iroot_solve._calibrate` on a CPU with two AVX-512 cores; only ratios decide, and they travel better than
-times.
+The table holds milliseconds for one matrix and, for batches, for one matrix of a batch of 64. The one that ships was
+measured on a CPU with two AVX-512 cores; only ratios decide, and they travel better than times. `iroot doctor
+--calibrate` leaves another one in the user's cache directory, which then counts on the machine it was measured on.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 from bisect import bisect_left
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import torch
+from platformdirs import user_cache_path
+
+# Milliseconds by operation and size, for one matrix and for one of a batch.
+OPERATIONS = ("single", "batched")
 # Passes over n×n numbers that go with one product (increments, shifts), out of the cache.
 PASSES_PER_PRODUCT = 5.0
 # One torch call among others, from Python, on a CPU; where the work of a call is less than that, calls are what counts.
@@ -23,11 +31,27 @@ FACTORED_CALLS, CERTIFIED_CALLS, PRODUCT_CALLS, STEP_CALLS, THIN_CALLS = 110, 15
 REFINED_CALLS = 15
 
 
+def cache_file() -> Path:
+    """Where this user's calibration lies, if there is one: in IROOT_CACHE_DIR, or the user's cache directory."""
+    folder = os.environ.get("IROOT_CACHE_DIR")
+    return (Path(folder) if folder else user_cache_path("iroot", appauthor=False)) / "calibration_cpu.json"
+
+
+def machine() -> str:
+    """What a calibration depends on: processor, instruction set, threads."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
 @lru_cache(maxsize=1)
 def table() -> dict[str, Any]:
-    """The shipped calibration."""
-    data: dict[str, Any] = json.loads(files("iroot_solve").joinpath("calibration_cpu.json").read_text())
-    return data
+    """This user's calibration of this machine, or the one that ships."""
+    shipped: dict[str, Any] = json.loads(files("iroot_solve").joinpath("calibration_cpu.json").read_text())
+    try:
+        own: dict[str, Any] = json.loads(cache_file().read_text())
+        fits = own["machine"] == machine() and all(own[key].keys() == shipped[key].keys() for key in OPERATIONS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return shipped
+    return own if fits else shipped
 
 
 def milliseconds(operation: str, n: int, batch: int = 1) -> float:

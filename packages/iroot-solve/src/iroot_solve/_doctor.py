@@ -15,7 +15,8 @@ import iroot_precond
 import torch
 
 import iroot_solve
-from iroot_solve._cost import table
+from iroot_solve._cost import cache_file, table
+from iroot_solve._cost import machine as machine_of_table
 
 WHEELS = (iroot_coeffs, iroot_kernels, iroot_precond, iroot_solve)
 LIBRARIES = ("torch", "numpy", "triton", "rich", "platformdirs")
@@ -75,10 +76,15 @@ def backends() -> list[tuple[str, str, str]]:
 
 def calibration() -> dict[str, str]:
     """Where the times come from that decide between strategies, and whether that is here."""
-    data = table()
-    here = f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    data, here = table(), machine_of_table()
     same = "the same" if here == data["machine"] else "another: only ratios of times decide, and they travel well"
-    return {"measured on": data["machine"], "with torch": data["torch"], "this machine": f"{here} ({same})"}
+    own = cache_file() if cache_file().exists() else "the one that ships; `iroot doctor --calibrate` measures another"
+    return {
+        "measured on": data["machine"],
+        "with torch": data["torch"],
+        "this machine": f"{here} ({same})",
+        "table": str(own),
+    }
 
 
 def _cuda_backend() -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
     iroot plan --p 4 --kappa 1e6 --tol 1e-4
     iroot explain --n 2048 --k 16 --p 2 --kappa 1e3
-    iroot doctor
+    iroot doctor [--calibrate]
 
 Exit status 0; 1 where `doctor` finds versions that do not belong together; 2 for an argument that cannot be right,
 with one line that names it.
@@ -20,10 +20,12 @@ from typing import NoReturn
 import iroot_coeffs
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
-from iroot_solve import _doctor
+from iroot_solve import _calibrate, _doctor
 from iroot_solve._choose import MAX_KAPPA, STRATEGIES
+from iroot_solve._cost import cache_file
 from iroot_solve._cost import table as calibration
 from iroot_solve._explain import Explanation, explain
 from iroot_solve._problem import TOLERANCES
@@ -71,6 +73,9 @@ def _parser() -> _Parser:
     _add_plan(commands.add_parser("plan", help="the schedule with the fewest matrix products"))
     _add_explain(commands.add_parser("explain", help="the strategy that would be used, and why the others lose"))
     doctor = commands.add_parser("doctor", help="versions, devices, flags, and which backend is used where")
+    doctor.add_argument(
+        "--calibrate", action="store_true", help="measure this machine, a minute or two, and go by that from now on"
+    )
     doctor.set_defaults(run=run_doctor)
     return parser
 
@@ -163,9 +168,12 @@ def _candidates(explanation: Explanation) -> Table:
     return rows
 
 
-def run_doctor(_options: argparse.Namespace) -> int:
+def run_doctor(options: argparse.Namespace) -> int:
     """Print what is installed, what it runs on, and what follows from the settings."""
     console = _console()
+    if options.calibrate:
+        _calibrate.store(_calibrate.measure(lambda sizes: track(sizes, "calibrating", console=console)), cache_file())
+        calibration.cache_clear()
     advice = "" if _doctor.lockstep() else "the four iroot wheels must have one version: install them together"
     _show(console, "versions", _pairs(_doctor.versions()), advice)
     _show(console, "machine", _pairs(_doctor.machine()))
