@@ -123,9 +123,10 @@ def _solve(problem: Problem, options: Options, ledger: Ledger) -> None:
     largest = values[:, -1].clamp_min(0.0) + ridge
     ledger.lambda_max, ledger.lambda_min, ledger.ridge = (torch.stack((largest, ridge, ridge)) * unit).cpu().numpy()
     if measured is not None:
-        ledger.error, ledger.residual, ledger.amplification = appraise(
-            measured, problem.n, problem.columns, root, alpha
-        )
+        found = appraise(measured, problem.n, problem.columns, root, alpha)
+        overflown = ~magnitude(ledger.Z).isfinite().cpu().numpy()  # in the caller's dtype that is no answer
+        ledger.error = np.where(overflown, np.inf, found.error)
+        ledger.residual, ledger.amplification = found.residual, found.amplification
     ledger.codes = np.where(usable.cpu().numpy(), Status.stagnated, Status.nonfinite_input).astype(np.int8)
     m = G.shape[-2]
     ledger.strategy, ledger.precision = "eigh", "fp64"
