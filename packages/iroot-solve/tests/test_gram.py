@@ -246,3 +246,29 @@ def test_inputs_stay(rhs):
     solve_gram_spd(G, B)
     solve_gram_spd(G.mT.contiguous(), rhs(9, 2), ridge=1.0)
     assert torch.equal(G, copies[0]) and torch.equal(B, copies[1])
+
+
+def test_the_eigenvectors_of_a_wide_gram_matrix_are_kept(matrix, rhs, distance, monkeypatch):
+    G, calls, eigh = matrix(WIDE, 8.0), [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda *args, **kwargs: (calls.append(1), eigh(*args, **kwargs))[1])
+    ws = None
+    for ridge, seed in ((0.1, 0), (0.1, 1), (0.3, 2)):
+        B = rhs(WIDE[1], 3, seed=seed)
+        result = solve_gram_spd(G, B, ridge=ridge, workspace=ws)
+        ws = result.workspace
+        assert distance(result.Z, _truth(G, B, Fraction(-1, 2), ridge)) <= 1e-4
+    assert len(calls) == 1
+    G.mul_(2.0)
+    assert distance(solve_gram_spd(G, B, ridge=0.3, workspace=ws).Z, _truth(G, B, Fraction(-1, 2), 0.3)) <= 1e-4
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("shape", [(200, 96), (20, 300)], ids=str)
+@pytest.mark.parametrize("form", ["primal", "dual"])
+def test_a_second_call_allocates_nothing_but_Z(matrix, rhs, allocations, shape, form):
+    G, solve = matrix(shape, 4.0), solve_gram_spd if form == "primal" else apply_inverse_root_gram_rhs_spd
+    B = rhs(shape[form == "primal"], 64)
+    ws = solve(G, B, ridge=0.1).workspace
+    with allocations(shape[1] * 64, G, B, *ws._buffers.values()) as found:
+        solve(G, B, ridge=0.1, workspace=ws)
+    assert len(found) == 1, found

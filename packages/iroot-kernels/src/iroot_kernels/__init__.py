@@ -1,10 +1,15 @@
-"""Coupled iterations for inverse p-th roots, made of matrix products and nothing else.
+"""Coupled iterations for inverse p-th roots, and Krylov and Chebyshev methods that apply them, of matrix products.
 
 Takes coefficients as plain numbers, so any schedule will do; see `iroot_coeffs` for optimal ones.
 """
 
+from iroot_kernels._cayley import cayley_apply, cayley_coefficients
 from iroot_kernels._chain import binary_chain
+from iroot_kernels._chebyshev import chebyshev_apply
 from iroot_kernels._coupled import CoupledIteration
+from iroot_kernels._golub_kahan import golub_kahan_apply
+from iroot_kernels._krylov import LanczosResult
+from iroot_kernels._lanczos import lanczos_apply
 from iroot_kernels._polynomial import Polynomial, apply_polynomial, increment
 from iroot_kernels._precision import PRECISIONS, Precision, precision
 from iroot_kernels._products import Products
@@ -23,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRECISIONS",
     "CoupledIteration",
+    "LanczosResult",
     "Polynomial",
     "Precision",
     "Products",
@@ -31,10 +37,15 @@ __all__ = [
     "Workspace",
     "apply_polynomial",
     "binary_chain",
+    "cayley_apply",
+    "cayley_coefficients",
+    "chebyshev_apply",
+    "golub_kahan_apply",
     "increment",
     "inverse_proot_pe_quadratic_coupled",
     "inverse_proot_pe_quadratic_uncoupled",
     "inverse_solve_pe_quadratic_coupled",
+    "lanczos_apply",
     "precision",
     "quadratics",
 ]

@@ -16,17 +16,20 @@ from torch import Tensor
 
 from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure
 from iroot_solve._cholesky import run_cholesky
-from iroot_solve._choose import Candidate, Task, factoring_is_looking, hybrid_steps, steps_for
+from iroot_solve._choose import SUMS, Candidate, Task, factoring_is_looking, hybrid_steps, steps_for
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
 from iroot_solve._hybrid import correct
 from iroot_solve._iterate import Iteration
+from iroot_solve._lanczos import run_lanczos, times
 from iroot_solve._matrix import ScaledMatrix
 from iroot_solve._options import Options
 from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import magnitude
+from iroot_solve._sums import MOST_KAPPA, run_cayley, run_chebyshev
+from iroot_solve._thin import thin
 
 SIGN_STEPS = 16
 COMPLETENESS_STEPS = 4
@@ -132,8 +135,13 @@ class Case:
         S, B = self.matrix.matrix(how.storage), self.right(how.storage)
         if candidate.strategy == "eigh":
             return run_eigh(S, B, self.problem.exponent, self.ws, self.options.cut(self.problem))
+        if candidate.strategy == "lanczos":
+            assert B is not None
+            return run_lanczos(times(S, B.shape[-1], self.ws), B, self.problem.exponent, self.problem.tol, self.ws)
         if candidate.strategy == "cholesky":
             return run_cholesky(S, B, self.ws, self._wide() if how.storage is torch.float32 else None)
+        if candidate.strategy in SUMS:
+            return self._sum(candidate, S, low, high)
         if candidate.strategy == "hybrid-pe-nsrc":
             return self._hybrid(candidate.precision, low, high)
         direct = candidate.strategy == "direct-solve"
@@ -141,6 +149,14 @@ class Case:
         schedule = self.given_schedule(low, high) or planned or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
         return Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan).run()
+
+    def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
+        """A Chebyshev sum for a spectrum in [low, high]."""
+        B, p = self.right(S.dtype), self.problem
+        assert B is not None
+        if candidate.strategy == "cayley":
+            return run_cayley(S, B, p.exponent, low, high, p.tol, self.ws)
+        return run_chebyshev(lambda V: thin(S, V), B, p.exponent, max(low, high / MOST_KAPPA), high, p.tol, self.ws)
 
     def _hybrid(self, name: str, low: float, high: float) -> Outcome:
         """A few steps, then corrections with residuals in float64."""
@@ -170,14 +186,15 @@ class Case:
 
     def certify(self, outcome: Outcome, out: Tensor) -> Verdict:
         """Deliver Z into `out` and estimate its error, in one synchronisation."""
+        if outcome.root is None:
+            return self._own(outcome, out)
         A, Z = self.matrix.matrix(outcome.judge), outcome.Z
         exponent, root, B = self.problem.exponent, outcome.root, self.right(outcome.judge)
         if Z.dtype is not A.dtype:
             Z = self.ws.buffer("Z64", Z.shape, A.dtype, A.device).copy_(Z)
         wide = self.problem.storage is torch.float64
-        gram = self.problem.gram
-        left = None if gram is None or gram.left is None else gram.left.to(A.dtype)
-        measured = measure(root, self._judge(outcome, A), B, Z, exponent, self.options.seed, left, wide)
+        judge, left = self._judge(outcome, A), self._left(A.dtype)
+        measured = measure(root, judge, B, Z, exponent, self.options.seed, left, wide)
         largest = magnitude(self.deliver(outcome, out))
         more = [outcome.lowest, outcome.highest, *self._signs(outcome, A), largest]
         unknown = torch.full_like(measured[:, 0], torch.nan)
@@ -190,6 +207,22 @@ class Case:
         # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
         wrong = (finished < 0.5) | (positive <= 0) | ~np.isfinite(size)
         return Verdict(found._replace(error=np.where(wrong, math.inf, found.error)), low, high)
+
+    def _own(self, outcome: Outcome, out: Tensor) -> Verdict:
+        """The strategy's own estimate."""
+        assert outcome.error is not None and outcome.lowest is not None
+        largest = magnitude(self.deliver(outcome, out))
+        low, error, size = host(torch.stack((outcome.lowest.double(), outcome.error, largest)))
+        error, unknown = np.where(np.isfinite(size), error, math.inf), np.full_like(low, np.nan)
+        return Verdict(Certificate(error, error, unknown), low, unknown)
+
+    def _left(self, dtype: torch.dtype) -> Tensor | None:
+        """What Z is multiplied by for the answer, in `dtype`."""
+        gram = self.problem.gram
+        left = None if gram is None else gram.left
+        if left is None or left.dtype is dtype:
+            return left
+        return self.ws.buffer("left", left.shape, dtype, left.device).copy_(left)
 
     def _judge(self, outcome: Outcome, A: Tensor) -> Matrix:
         """A_s for residuals: finer than what computed Z."""
@@ -208,6 +241,7 @@ class Case:
         direction by 1/λ.
         """
         Y = outcome.iterate
+        assert outcome.root is not None
         if Y is None or self.problem.exponent.numerator > 0:
             return None, None
         smallest = None if self.factored else ritz_extremes(symmetric_action(Y), Y, COMPLETENESS_STEPS)[0]
@@ -229,9 +263,10 @@ class Case:
                 Z = Z * matrix.scale.d.unsqueeze(-2)
         if matrix.shift is not None:
             Z = Z.mul_(torch.exp2(matrix.shift.double() * float(self.problem.exponent)).to(Z.dtype)[:, None, None])
-        gram = self.problem.gram
-        if gram is not None and gram.left is not None:
-            Z = torch.bmm(gram.left.to(Z.dtype), Z)
+        left = self._left(Z.dtype)
+        if left is not None:
+            shape = (*left.shape[:-1], Z.shape[-1])
+            Z = torch.bmm(left, Z, out=self.ws.buffer("left Z", shape, Z.dtype, Z.device))
         return matrix.scales.restore(Z, out)
 
     def exponents(self) -> Array:

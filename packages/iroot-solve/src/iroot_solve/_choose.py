@@ -21,16 +21,22 @@ from iroot_solve._cost import (
     milliseconds,
 )
 from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
+from iroot_solve._lanczos import SHARE, lanczos_steps
 from iroot_solve._predict import rounding_error
+from iroot_solve._sums import MOST_KAPPA, cayley_degree, chebyshev_degree
+from iroot_solve._sums import SHARE as SUM_SHARE
 
-STRATEGIES = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "eigh", "cholesky")
-ITERATIONS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc")
+SUMS = ("chebyshev", "cayley")
+ITERATIONS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc", *SUMS)
+STRATEGIES = ("auto", *ITERATIONS, "lanczos", "eigh", "cholesky")
 MAX_KAPPA = 1e14
 TRUNCATION_SHARE = 0.25
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
 LANCZOS_STEPS = 20
-LANCZOS_CALLS, CHOLESKY_LOOK_CALLS = 16, 40
+LANCZOS_CALLS, CHOLESKY_LOOK_CALLS, KRYLOV_CALLS = 16, 40, 30
 FACTOR_WORTH = 1.5
+# A solve with a triangle and its transpose, over a product with the matrix; calls of a term of a sum.
+SOLVE_PER_PRODUCT, SUM_CALLS = 2.5, 8
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 
 
@@ -60,6 +66,8 @@ class Task:
     def strategies(self) -> tuple[str, ...]:
         """Those that apply."""
         names = ["eigh"]
+        if not self.root and abs(self.exponent) <= 1:
+            names = [*(SUMS if self.exponent < 0 else ()), "lanczos", "eigh"]
         if self.exponent < 1:
             names = ["materialize-root", *names] if self.root else ["direct-solve", "materialize-root", *names]
         if self.exponent == -1:
@@ -149,6 +157,15 @@ def lanczos_ms(task: Task, steps: int) -> float:
     return steps * (LANCZOS_CALLS * CALL_MS + product) + batch * RITZ_MS
 
 
+def basis_ms(task: Task, steps: int, bits: int) -> float:
+    """A Lanczos process with k columns that keeps its basis: products, calls, two reads of it, eigh of each T."""
+    n, k, batch = task.n, task.k * task.reuse, task.batch
+    product = milliseconds(f"skinny{bits}", n, batch) * max(k, 4) / 16
+    basis = steps * k / n * milliseconds(f"pass{bits}", n, batch)
+    small = 2 * milliseconds("eigh64", steps, 2 * k * batch)
+    return steps * (KRYLOV_CALLS * CALL_MS + product + basis) + small + CERTIFIED_CALLS / 2 * CALL_MS
+
+
 def cholesky_look_ms(task: Task) -> float:
     """A factorisation and four thin products."""
     bits = 64 if task.precisions[0] == "fp64" else 32
@@ -183,6 +200,11 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
         # The certificate in eigenvector coordinates, or by solves: two or three products with all its columns.
         ms += 6 * certified_ms(task, bits) + FACTORED_CALLS * CALL_MS
         return Candidate(strategy, name, None, 0.0, ms, error)
+    if strategy == "lanczos":
+        steps = lanczos_steps(high / low, task.tol, n)
+        return Candidate("lanczos", name, None, 0.0, basis_ms(task, steps, bits), error + SHARE * task.tol)
+    if strategy in SUMS:
+        return _sum(task, strategy, name, bits, high / low, error)
     if strategy == "hybrid-pe-nsrc":
         return _hybrid(task, name, bits, hybrid_steps(task, low, high), error)
     direct = strategy == "direct-solve"
@@ -193,6 +215,23 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     ms = iteration_ms(n, batch, schedule.products(0.0) if direct else count, columns, len(schedule), thin, bits)
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
+
+
+def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding: float) -> Candidate:
+    """A sum of `degree` terms, products or solves with k columns and passes over them; the certificate repeats it."""
+    n, batch, columns = task.n, task.batch, task.k * task.reuse
+    cayley = strategy == "cayley"
+    degree = (cayley_degree if cayley else chebyshev_degree)(kappa, task.tol)
+    if not cayley and kappa > MOST_KAPPA:
+        rounding = math.inf
+    term = SOLVE_PER_PRODUCT if cayley else 1.0
+    thin = term * milliseconds(f"skinny{bits}", n, batch) * max(columns, 4) / 16
+    thin += CALL_MS * SUM_CALLS + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
+    factor = milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
+    s = task.exponent.denominator
+    again = s - orders(s, False)[-1] + orders(s, False)[0] + 1
+    ms = (degree * thin + factor) * (1 + again) + CERTIFIED_CALLS * CALL_MS
+    return Candidate(strategy, name, None, 0.0, ms, rounding + SUM_SHARE * task.tol)
 
 
 def _hybrid(task: Task, name: str, bits: int, schedule: HybridSchedule, rounding: float) -> Candidate:

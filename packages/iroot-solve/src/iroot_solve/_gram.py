@@ -20,7 +20,7 @@ from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._scales import magnitude
 from iroot_solve._solve import solve
 from iroot_solve._spd import read_options
-from iroot_solve._wide_gram import solve_wide
+from iroot_solve._wide_gram import check_wide, solve_wide, spectrum_of
 
 
 def solve_gram_spd(
@@ -42,8 +42,9 @@ def solve_gram_spd(
         p_val: p ≥ 1; 2 unless `exponent` is given.
         exponent: Another power of GᵀG + ridge·I as a Fraction.
         tol: Target of ‖Z − Z*‖_F/‖Z*‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
-        reuse_precond: Keep GᵀG in the workspace for the next call with this very tensor. Changes in place are noticed,
-            but for those through `.data`, which leave no trace; inference tensors are not kept.
+        reuse_precond: Keep GᵀG (for m < n the eigenvectors of GGᵀ) in the workspace for the next call with this very
+            tensor. Changes in place are noticed, but for those through `.data`, which leave no trace; inference tensors
+            are not kept.
         workspace: Of an earlier result.
         **settings: Keyword arguments of `solve_spd`: ridge, ridge_rel (times the mean of the diagonal of GᵀG),
             strategy, precision, on_failure, out, …
@@ -73,7 +74,11 @@ def solve_gram_spd(
         return solve(problem, options, ws)
     source = _source(G, problem, ws, reuse_precond)
     if m < n:
-        return solve_wide(replace(problem, gram=source), options, ws)
+        problem = replace(problem, gram=source)
+        check_wide(problem, options)
+        settings_of_G = (problem.exponent.denominator, problem.count, problem.folded)
+        spectrum = ws.keep("wide", G, settings_of_G, lambda: spectrum_of(source.G), reuse_precond)
+        return solve_wide(problem, spectrum, options, ws)
     return solve(replace(problem, A=_formed(G, source, ws, reuse_precond), gram=source), options, ws)
 
 

@@ -70,6 +70,7 @@ def correct(outcome: Outcome, schedule: HybridSchedule, wide: tuple[Tensor, Tens
         The outcome with Z in float64. Cost: 2·m + 1 thin products.
     """
     X, (A, B) = outcome.Z, wide
+    assert outcome.root is not None
 
     def apply(V: Tensor) -> Tensor:
         return thin(X, V.to(X.dtype)).to(V.dtype)

@@ -18,7 +18,7 @@ class Outcome:
 
     Attributes:
         Z: `(b, n, k)` in the precision it was computed in; a buffer of the workspace.
-        root: The computed root, as the certificate sees it.
+        root: The computed root, as the certificate sees it; `None` where the strategy has an `error` of its own.
         judge: dtype in which the residual is to be evaluated.
         strategy: Its name.
         precision: Its precision.
@@ -31,10 +31,11 @@ class Outcome:
         resume: Goes on from before the last step, for a spectrum whose lower end is smaller than planned.
         iterate: Y before the last step of an iteration.
         finish: What that step makes of an eigenvalue of it.
+        error: `(b,)` float64, the relative error of Z as the strategy estimates it.
     """
 
     Z: Tensor
-    root: Root
+    root: Root | None
     judge: torch.dtype
     strategy: str
     precision: str
@@ -47,3 +48,4 @@ class Outcome:
     resume: Callable[[], Outcome | None] | None = None
     iterate: Tensor | None = None
     finish: Callable[[Any], Any] | None = None
+    error: Tensor | None = None

@@ -3,6 +3,7 @@
 Measured on dense random eigenbases (log-spaced, power law, clusters, one tiny eigenvalue; n = 16 … 512, float32):
 eigh 0.6 … 1.7·κu for p = 2 and less for larger p, the coupled iteration 0.03 … 0.1·κu. The constants lie at or above
 the middle of these ranges; Cholesky's is a cautious guess, as its backward error suggests no more than a few κu.
+Krylov methods and Chebyshev sums on 1 … 16 columns: 0.05 … 0.6·κu/p.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ def rounding_error(strategy: str, precision_name: str, kappa: Any, exponent: Fra
     u = precision(precision_name).unit_roundoff
     if strategy == "eigh":
         return u * (FLOOR + 3.0 * q / s * kappa)
+    if strategy in ("lanczos", "chebyshev", "cayley"):
+        return u * (FLOOR + 0.5 * q / s * kappa)
     if strategy == "cholesky":
         error = u * (FLOOR + 2.0 * kappa)
         return error * error + FLOOR * 2.0**-53 if refined else error

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iroot_solve._config import PrecondConfig, ScheduleConfig
 from iroot_solve._matrix import Damping
+from iroot_solve._operator import is_operator, placeholder, solve_operator
 from iroot_solve._options import Options, merge_ridges
 from iroot_solve._problem import Problem, read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
@@ -17,7 +18,7 @@ from iroot_solve._solve import solve
 
 
 def solve_spd(
-    A: Tensor,
+    A: Any,
     B: Tensor | None,
     *,
     p_val: int | None = None,
@@ -45,7 +46,9 @@ def solve_spd(
     """Z = (A + ridge·I)^(-1/p) B, of A as passed, with its error estimated.
 
     Args:
-        A: `(..., n, n)` symmetric positive definite; float64, float32, bfloat16 or float16. Never modified.
+        A: `(..., n, n)` symmetric positive definite; float64, float32, bfloat16 or float16. Never modified. Or a
+            callable V ↦ A·V, or an object with `matmul`, for V `(..., n, k)` with the batch of B (`lanczos`, or
+            `chebyshev` with `lambda_max` and `kappa_max` promised).
         B: `(..., n, k)` or `(n,)` of the same dtype and device; batches broadcast. `None` for the root itself.
         p_val: p ≥ 1; 2 unless `exponent` is given.
         exponent: Another power of A as a Fraction: −q/s, or q/s (which accepts singular positive semidefinite A).
@@ -58,7 +61,8 @@ def solve_spd(
         schedule_config: How coefficients are found, without `abc_t`; `precomputed` stands for four quadratic steps.
         precond_config: Scalings and bounds.
         workspace: Of an earlier result; the same shapes then reuse its buffers.
-        strategy: auto, direct-solve, materialize-root, eigh; for p = 1 also cholesky and hybrid-pe-nsrc.
+        strategy: auto, direct-solve, materialize-root, lanczos, chebyshev, cayley, eigh; for p = 1 also cholesky and
+            hybrid-pe-nsrc.
         expected_reuse: How many right-hand sides like this one the root will serve.
         precision: auto, or one of fp64, fp32, tf32, bf16, fp16, bf16x3, fp16x3 for the products of the first attempt.
         on_failure: raise, warn, or nan (for the matrix that failed only).
@@ -86,7 +90,8 @@ def solve_spd(
         (True, 'converged')
     """
     power = 2 if p_val is None and exponent is None else p_val
-    problem = read_problem(A, B, p_val=power, exponent=exponent, tol=tol)
+    operator = is_operator(A)
+    problem = read_problem(placeholder(B) if operator else A, B, p_val=power, exponent=exponent, tol=tol)
     options = read_options(
         problem,
         ridge=ridge,
@@ -107,7 +112,7 @@ def solve_spd(
         seed=seed,
         out=out,
     )
-    return solve(problem, options, workspace)
+    return solve_operator(A, problem, options, workspace) if operator else solve(problem, options, workspace)
 
 
 def read_options(

@@ -47,13 +47,14 @@ class WidePower:
     ridge: Tensor
     alpha: float
 
-    def power(self, j: int, V: Tensor) -> Tensor:
-        """X^j·V for V `(b, n, k)`. Cost: (4·m·n + 4·m²)·k flops."""
+    def power(self, j: int, V: Tensor, out: Tensor | None = None) -> Tensor:
+        """X^j·V for V `(b, n, k)`, into `out`. Cost: (4·m·n + 4·m²)·k flops."""
         if j == 0:
             return V
         h = self._h(j * self.alpha).unsqueeze(-1)
         U = thin(self.vectors, thin(self.vectors.mT, torch.bmm(self.G, V)) * h)
-        return torch.baddbmm(V * self._f0(j * self.alpha)[:, None, None], self.G.mT, U)
+        Z = torch.mul(V, self._f0(j * self.alpha)[:, None, None], out=out)
+        return Z.baddbmm_(self.G.mT, U)
 
     def norm(self) -> Tensor:
         """‖X‖_F `(b,)`."""
@@ -75,21 +76,35 @@ class WidePower:
         return torch.where(r > 0, h, plain)
 
 
-def solve_wide(problem: Problem, options: Options, ws: SolveWorkspace) -> SolveResult:
+def spectrum_of(G: Tensor) -> tuple[Tensor, Tensor]:
+    """Λ `(b, m)` and Q `(b, m, m)` of GGᵀ, of zero where G is not finite. Cost: n·m²/2 multiply-adds and one eigh."""
+    finite = G.isfinite().flatten(1).all(-1)
+    masked = G if bool(finite.all()) else G.masked_fill(~finite[:, None, None], 0.0)
+    values, vectors = torch.linalg.eigh(torch.bmm(masked, masked.mT))
+    return values, vectors
+
+
+def solve_wide(problem: Problem, spectrum: tuple[Tensor, Tensor], options: Options, ws: SolveWorkspace) -> SolveResult:
     """The solver for m < n; the problem's A is not there.
+
+    Args:
+        problem: Holds G and B.
+        spectrum: `spectrum_of(G)`.
+        options: The call's settings.
+        ws: Where Z lives until it is in the caller's units.
 
     Raises:
         ValueError: A negative power without a ridge; a strategy other than auto or eigh.
         IrootError: As `solve_gram_spd`.
     """
-    _check(problem, options)
     with torch.no_grad(), np.errstate(all="ignore"):
         ledger = Ledger.empty(destination(problem, options.out))
-        _solve(problem, options, ledger)
+        _solve(problem, spectrum, options, ledger, ws)
         return Report(problem, options, ws, ledger).finish()
 
 
-def _check(problem: Problem, options: Options) -> None:
+def check_wide(problem: Problem, options: Options) -> None:
+    """ValueError for what cannot be done with m < n."""
     if problem.exponent < 0 and not options.damping and not options.pinv:
         assert problem.gram is not None
         m, n = problem.gram.G.shape[-2:]
@@ -101,25 +116,28 @@ def _check(problem: Problem, options: Options) -> None:
         raise ValueError(f"strategy={options.strategy!r} does not apply to m < n; those that do: auto, eigh")
 
 
-def _solve(problem: Problem, options: Options, ledger: Ledger) -> None:
+def _solve(
+    problem: Problem, spectrum: tuple[Tensor, Tensor], options: Options, ledger: Ledger, ws: SolveWorkspace
+) -> None:
     source, alpha, damping = problem.gram, problem.exponent, options.damping
     assert source is not None
-    B, f, usable = _right_hand_side(problem)
-    G = source.G.masked_fill(~usable[:, None, None], 0.0)
+    B, f, usable = _right_hand_side(problem, ws)
+    G = source.G if bool(usable.all()) else source.G.masked_fill(~usable[:, None, None], 0.0)
     unit = power_of_two(2 * source.exponent, torch.float64)
     ridge = damping.ridge / unit + damping.ridge_rel * G.square().sum((-2, -1)) / problem.n
-    values, vectors = torch.linalg.eigh(torch.bmm(G, G.mT))
+    values, vectors = spectrum
     cut = options.cut(problem)
     if cut is not None:
         values = values.masked_fill(values <= cut * values[:, -1:], 0.0)
         ledger.cut = (cut * values[:, -1] * unit).cpu().numpy()
         ledger.rank = (values > 0).sum(-1).cpu().numpy()
     X = WidePower(G, values.clamp_min(0.0), vectors, ridge, float(alpha))
-    Z = X.power(1, B)
+    Z = X.power(1, B, ws.like("wide Z", B))
     root = Root(X.power, roundoff=2.0**-53, norm=X.norm())
     A = GramMatrix(G, torch.zeros_like(f), ridge)
     measured = measure(root, A, B, Z, alpha, options.seed).cpu().numpy() if options.verify else None
-    ledger.Z.copy_(ldexp(Z, (2 * source.exponent * alpha.numerator // alpha.denominator + f)[:, None, None]))
+    undo = 2 * source.exponent * alpha.numerator // alpha.denominator + f
+    ledger.Z.copy_(ldexp(Z, undo[:, None, None], out=Z))
     largest = values[:, -1].clamp_min(0.0) + ridge
     ledger.lambda_max, ledger.lambda_min, ledger.ridge = (torch.stack((largest, ridge, ridge)) * unit).cpu().numpy()
     if measured is not None:
@@ -135,7 +153,7 @@ def _solve(problem: Problem, options: Options, ledger: Ledger) -> None:
     ledger.products = {"eigh": problem.count, "columns": problem.columns}
 
 
-def _right_hand_side(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+def _right_hand_side(problem: Problem, ws: SolveWorkspace) -> tuple[Tensor, Tensor, Tensor]:
     """2^-f·B in float64 with entries at most 1 (I for the root), f `(b,)`, and which matrices are finite."""
     assert problem.gram is not None
     G, B = problem.gram.G, problem.B
@@ -146,5 +164,6 @@ def _right_hand_side(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     size = magnitude(B)
     fine = size.isfinite()
     f = torch.frexp(torch.where(fine, size, 1.0)).exponent
-    wide = scale_by_power_of_two(B.double(), f)
-    return wide.masked_fill(~fine[:, None, None], 0.0), f, usable & fine
+    wide = ws.buffer("B wide", B.shape, torch.float64, B.device).copy_(B)
+    wide = scale_by_power_of_two(wide, f, out=wide).masked_fill_(~fine[:, None, None], 0.0)
+    return wide, f, usable & fine
