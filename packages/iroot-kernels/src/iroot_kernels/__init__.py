@@ -19,6 +19,7 @@ from iroot_kernels._quadratic import (
     inverse_solve_pe_quadratic_coupled,
     quadratics,
 )
+from iroot_kernels._series import SeriesResult, cayley_series, chebyshev_series
 from iroot_kernels._triple import TripleIteration
 from iroot_kernels._uncoupled import UncoupledIteration
 from iroot_kernels._workspace import Workspace
@@ -32,6 +33,7 @@ __all__ = [
     "Polynomial",
     "Precision",
     "Products",
+    "SeriesResult",
     "TripleIteration",
     "UncoupledIteration",
     "Workspace",
@@ -39,7 +41,9 @@ __all__ = [
     "binary_chain",
     "cayley_apply",
     "cayley_coefficients",
+    "cayley_series",
     "chebyshev_apply",
+    "chebyshev_series",
     "golub_kahan_apply",
     "increment",
     "inverse_proot_pe_quadratic_coupled",

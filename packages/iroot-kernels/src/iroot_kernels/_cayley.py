@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iroot_kernels._chebyshev import clenshaw, per_matrix
+from iroot_kernels._rows import Action
 from iroot_kernels._workspace import Workspace
 
 _LARGEST = 2**14
@@ -129,21 +130,17 @@ def cayley_apply(
     low, high = per_matrix(low, B), per_matrix(high, B)
     sigma, root = (low * high).sqrt(), (high / low).sqrt()
     half_width = (root - 1) / (root + 1)
-    L, failed = _factor(A, sigma, ws)
-    solution = ws.buffer("cayley solution", B.mT.shape, B.dtype, B.device).mT
-
-    def solve(V: Tensor) -> Tensor:
-        return torch.cholesky_solve(V, L, out=solution)
-
+    solve, failed = shifted_solve(A, sigma, B, ws)
     Z = clenshaw(solve, B, [float(c) for c in coefficients], -2 * sigma / half_width, 1 / half_width, ws)
     return Z.mul_((sigma**exponent).to(B.dtype)).masked_fill_(failed[:, None, None], torch.nan), failed
 
 
-def _factor(A: Tensor, sigma: Tensor, ws: Workspace) -> tuple[Tensor, Tensor]:
-    """Cholesky factor of A + σ·I, in LAPACK's order, and where there is none."""
+def shifted_solve(A: Tensor, sigma: Tensor, B: Tensor, ws: Workspace) -> tuple[Action, Tensor]:
+    """V ↦ (A + σ·I)⁻¹·V for V like B, always into the same buffer, and where there is no Cholesky factor."""
     shifted = ws.like("cayley shifted", A).copy_(A)
     shifted.diagonal(dim1=-2, dim2=-1).add_(sigma[..., 0].to(A.dtype))
     L = ws.like("cayley factor", A).mT
     info = ws.buffer("cayley info", A.shape[:1], torch.int32, A.device)
     torch.linalg.cholesky_ex(shifted, out=(L, info))
-    return L, info != 0
+    solution = ws.buffer("cayley solution", B.mT.shape, B.dtype, B.device).mT
+    return lambda V: torch.cholesky_solve(V, L, out=solution), info != 0

@@ -14,6 +14,8 @@ from iroot_solve._errors import (
 from iroot_solve._explain import Explanation, explain
 from iroot_solve._gram import apply_inverse_root_gram_rhs_spd, solve_gram_spd
 from iroot_solve._hybrid import hybrid_pe_nsrc_solve
+from iroot_solve._polar import orthogonalize
+from iroot_solve._polar_result import PolarResult, PolarStats
 from iroot_solve._result import SolveResult, SolveStats, SolveWorkspace, Status
 from iroot_solve._root import inverse_root, inverse_root_apply
 from iroot_solve._schedules import build_pe_schedules, build_schedule
@@ -26,6 +28,8 @@ __all__ = [
     "IrootError",
     "NonFiniteInputError",
     "NotPositiveDefiniteError",
+    "PolarResult",
+    "PolarStats",
     "PrecondConfig",
     "PreconditionerIgnoredWarning",
     "ScheduleConfig",
@@ -45,6 +49,7 @@ __all__ = [
     "hybrid_pe_nsrc_solve",
     "inverse_root",
     "inverse_root_apply",
+    "orthogonalize",
     "solve_gram_spd",
     "solve_spd",
 ]

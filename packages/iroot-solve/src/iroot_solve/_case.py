@@ -29,7 +29,6 @@ from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import magnitude
 from iroot_solve._sums import MOST_KAPPA, run_cayley, run_chebyshev
-from iroot_solve._thin import thin
 
 SIGN_STEPS = 16
 COMPLETENESS_STEPS = 4
@@ -156,7 +155,8 @@ class Case:
         assert B is not None
         if candidate.strategy == "cayley":
             return run_cayley(S, B, p.exponent, low, high, p.tol, self.ws)
-        return run_chebyshev(lambda V: thin(S, V), B, p.exponent, max(low, high / MOST_KAPPA), high, p.tol, self.ws)
+        low = max(low, high / MOST_KAPPA)
+        return run_chebyshev(times(S, B.shape[-1], self.ws), B, p.exponent, low, high, p.tol, self.ws)
 
     def _hybrid(self, name: str, low: float, high: float) -> Outcome:
         """A few steps, then corrections with residuals in float64."""
@@ -210,9 +210,10 @@ class Case:
 
     def _own(self, outcome: Outcome, out: Tensor) -> Verdict:
         """The strategy's own estimate."""
-        assert outcome.error is not None and outcome.lowest is not None
+        assert outcome.error is not None
         largest = magnitude(self.deliver(outcome, out))
-        low, error, size = host(torch.stack((outcome.lowest.double(), outcome.error, largest)))
+        lowest = torch.full_like(outcome.error, torch.nan) if outcome.lowest is None else outcome.lowest.double()
+        low, error, size = host(torch.stack((lowest, outcome.error, largest)))
         error, unknown = np.where(np.isfinite(size), error, math.inf), np.full_like(low, np.nan)
         return Verdict(Certificate(error, error, unknown), low, unknown)
 

@@ -23,7 +23,7 @@ from iroot_solve._cost import (
 from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
 from iroot_solve._lanczos import SHARE, lanczos_steps
 from iroot_solve._predict import rounding_error
-from iroot_solve._sums import MOST_KAPPA, cayley_degree, chebyshev_degree
+from iroot_solve._sums import MOST_KAPPA, cayley_terms, chebyshev_terms
 from iroot_solve._sums import SHARE as SUM_SHARE
 
 SUMS = ("chebyshev", "cayley")
@@ -218,19 +218,17 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
 
 
 def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding: float) -> Candidate:
-    """A sum of `degree` terms, products or solves with k columns and passes over them; the certificate repeats it."""
+    """A series: for every term a product or solve with k columns, and passes over them."""
     n, batch, columns = task.n, task.batch, task.k * task.reuse
     cayley = strategy == "cayley"
-    degree = (cayley_degree if cayley else chebyshev_degree)(kappa, task.tol)
+    terms = (cayley_terms if cayley else chebyshev_terms)(kappa, task.tol)
     if not cayley and kappa > MOST_KAPPA:
         rounding = math.inf
     term = SOLVE_PER_PRODUCT if cayley else 1.0
     thin = term * milliseconds(f"skinny{bits}", n, batch) * max(columns, 4) / 16
     thin += CALL_MS * SUM_CALLS + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
     factor = milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
-    s = task.exponent.denominator
-    again = s - orders(s, False)[-1] + orders(s, False)[0] + 1
-    ms = (degree * thin + factor) * (1 + again) + CERTIFIED_CALLS * CALL_MS
+    ms = terms * thin + factor + CERTIFIED_CALLS / 2 * CALL_MS
     return Candidate(strategy, name, None, 0.0, ms, rounding + SUM_SHARE * task.tol)
 
 

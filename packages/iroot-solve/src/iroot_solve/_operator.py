@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from iroot_kernels import Workspace
 from iroot_precond import ldexp, scale_by_power_of_two
 from torch import Tensor
 
-from iroot_solve._certificate import Certificate, appraise, measure
 from iroot_solve._ladder import Ledger
 from iroot_solve._lanczos import run_lanczos
 from iroot_solve._options import Options
@@ -66,14 +64,6 @@ class Operator:
         found = found.to(V.dtype).reshape(b, n, k)
         return found.add(V, alpha=self.ridge) if self.ridge else found
 
-    def times(self, Z: Tensor) -> Tensor:
-        """(A·Z)ᵀ from rows, for the certificate."""
-        return self(Z.mT).mT
-
-    def residual(self, B: Tensor, Z: Tensor) -> Tensor:
-        """(B − A·Z)ᵀ from rows."""
-        return B - self.times(Z)
-
 
 def solve_operator(A: Any, problem: Problem, options: Options, workspace: SolveWorkspace | None) -> SolveResult:
     """`solve_spd` for an operator: lanczos, or chebyshev where the ends of the spectrum are promised.
@@ -120,9 +110,10 @@ def _solve(A: Operator, problem: Problem, options: Options, ledger: Ledger, ws: 
     B = scale_by_power_of_two(problem.B.to(problem.storage), f).masked_fill(~fine[:, None, None], 0.0)
     outcome = _run(A, B, problem, options, ws)
     ledger.Z.copy_(ldexp(outcome.Z, f[:, None, None]))
-    found = _certify(A, B, outcome, problem, options)
-    usable = magnitude(ledger.Z).isfinite().cpu().numpy()
-    ledger.record(np.arange(problem.count), ledger.Z, found._replace(error=np.where(usable, found.error, np.inf)))
+    assert outcome.error is not None
+    usable = magnitude(ledger.Z).isfinite()
+    ledger.error = torch.where(usable, outcome.error, torch.inf).cpu().numpy()
+    ledger.residual = ledger.error
     ledger.account(outcome)
     ledger.ridge[:] = options.damping.ridge
     if outcome.lowest is not None:
@@ -134,18 +125,7 @@ def _solve(A: Operator, problem: Problem, options: Options, ledger: Ledger, ws: 
 def _run(A: Operator, B: Tensor, problem: Problem, options: Options, ws: Workspace) -> Outcome:
     name = PRECISIONS[problem.dtype]
     if options.strategy != "chebyshev":
-        return replace(run_lanczos(A, B, problem.exponent, problem.tol, ws, name=name), precision=name)
+        return run_lanczos(A, B, problem.exponent, problem.tol, ws, name=name)
     assert options.lambda_max is not None and options.kappa_max is not None
     low, high = options.lambda_max / options.kappa_max, options.lambda_max
-    return replace(run_chebyshev(A, B, problem.exponent, low, high, problem.tol, ws), precision=name)
-
-
-def _certify(A: Operator, B: Tensor, outcome: Outcome, problem: Problem, options: Options) -> Certificate:
-    """The strategy's own estimate, or that of what the sum does when it is applied again."""
-    unknown = np.full(problem.count, np.nan)
-    if outcome.root is None:
-        assert outcome.error is not None
-        error = outcome.error.cpu().numpy()
-        return Certificate(error, error, unknown)
-    values = measure(outcome.root, A, B, outcome.Z, problem.exponent, options.seed).cpu().numpy()
-    return appraise(values, problem.n, problem.columns, outcome.root, problem.exponent)
+    return run_chebyshev(A, B, problem.exponent, low, high, problem.tol, ws, name)

@@ -1,114 +1,105 @@
-"""A^α·B by a Chebyshev sum in A, or in its Cayley transform after one Cholesky factorisation.
+"""A^α·B by a Chebyshev series in A, or in its Cayley transform after one Cholesky factorisation.
 
-On [l, u], κ = u/l, the sum in A needs about √κ/2·ln(4/tol) terms, each a product with k columns; the one in
-(A − σI)·(A + σI)⁻¹, σ = √(l·u), about κ^¼/2·ln(4/tol), each a solve with k columns (`iroot_kernels._cayley`). Both are
-proved on the interval only: the certificate, which applies the sum again, sees what lies outside.
+On [l, u], κ = u/l, the series in A needs about √κ/2·ln(4/tol) terms, each a product with k columns; the one in
+(A − σI)·(A + σI)⁻¹, σ = √(l·u), about κ^¼/2·ln(4/tol), each a solve with k columns (`iroot_kernels._cayley`). Where it
+is stopped follows from its terms (`iroot_kernels._series`), and so does the estimate of the error, to which rounding is
+added as for Lanczos.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
 import torch
 from iroot_coeffs import chebyshev_expansion
-from iroot_kernels import Workspace, cayley_apply, cayley_coefficients, chebyshev_apply
+from iroot_kernels import SeriesResult, Workspace, cayley_coefficients, cayley_series, chebyshev_series
 from torch import Tensor
 
-from iroot_solve._certificate import Action, Root
+from iroot_solve._certificate import Action
 from iroot_solve._outcome import Outcome
+from iroot_solve._predict import rounding_error
 from iroot_solve._result import DirectSchedule
 
-# Of the truncation in the tolerance.
+# Of the rest in the tolerance.
 SHARE = 0.25
-# A sum in A of more terms is no way to a root.
+# A series in A of more terms is no way to a root.
 MOST_KAPPA = 1e6
 UNIT = 2.0**-53
 
 
-def chebyshev_degree(kappa: float, tol: float) -> int:
-    """About as many terms as the sum in A has."""
-    return math.ceil(math.sqrt(kappa) / 2 * math.log(4 / (SHARE * tol))) + 2
+def chebyshev_terms(kappa: float, tol: float) -> int:
+    """About as many as the series in A needs."""
+    return math.ceil(math.sqrt(kappa) / 2 * math.log(4 / (SHARE * tol))) + 4
 
 
-def cayley_degree(kappa: float, tol: float) -> int:
-    """About as many terms as the sum in the Cayley transform has."""
-    return math.ceil(math.sqrt(math.sqrt(kappa)) / 2 * math.log(4 / (SHARE * tol))) + 2
+def cayley_terms(kappa: float, tol: float) -> int:
+    """About as many as the series in the Cayley transform needs."""
+    return math.ceil(math.sqrt(math.sqrt(kappa)) / 2 * math.log(4 / (SHARE * tol))) + 4
 
 
 @lru_cache(maxsize=256)
-def _chebyshev_terms(exponent: Fraction, low: float, high: float, tol: float) -> tuple[float, ...]:
-    """c_j of x^α on [low, high], relative to high^α, that leave SHARE·tol, or what their rounding leaves."""
-    floor = 32 * UNIT * (high / low) ** -float(exponent)
-    coefficients, _ = chebyshev_expansion(-1 / exponent, low / high, 1.0, tol=max(SHARE * tol, floor))
+def _chebyshev_coefficients(exponent: Fraction, kappa: float) -> tuple[float, ...]:
+    """Those of x^α on [1/κ, 1], down to their rounding."""
+    tol = max(1e-13, 32 * UNIT * kappa ** -float(exponent))
+    coefficients, _ = chebyshev_expansion(-1 / exponent, 1 / kappa, 1.0, tol=tol)
     return tuple(coefficients.tolist())
 
 
 @lru_cache(maxsize=256)
-def _cayley_terms(exponent: Fraction, kappa: float, tol: float) -> tuple[float, ...]:
-    return tuple(cayley_coefficients(float(exponent), kappa, max(SHARE * tol, 256 * UNIT * kappa)).tolist())
+def _cayley_coefficients(exponent: Fraction, kappa: float) -> tuple[float, ...]:
+    return tuple(cayley_coefficients(float(exponent), kappa, max(1e-12, 256 * UNIT * kappa)).tolist())
 
 
 def run_chebyshev(
-    action: Action, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
+    action: Action, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace, name: str = ""
 ) -> Outcome:
-    """Z = A^exponent·B, −1 ≤ exponent < 0, for a spectrum in [low, high].
+    """Z = A^exponent·B, −1 ≤ exponent < 0.
 
     Args:
         action: V ↦ A·V in B's dtype.
         B: `(b, n, k)`, float32 or float64.
         exponent: α.
-        low, high: Ends, high/low ≤ 1e6.
+        low: About the lower end of the spectrum, at least high/1e6.
+        high: A bound of the upper end.
         tol: Of the result.
         ws: Where Z lives.
+        name: Precision of the action, if it is not that of B.
 
     Returns:
-        The outcome. Cost: as many products with k columns as the sum has terms.
+        The outcome with an `error` of its own. Cost: a product with k columns for every term.
     """
-    terms = _chebyshev_terms(exponent, low, high, tol)
-
-    def apply(V: Tensor) -> Tensor:
-        return chebyshev_apply(action, V, terms, low, high, exponent=float(exponent), ws=ws)
-
-    return _outcome("chebyshev", apply, B, len(terms) - 1, ws)
+    coefficients = _chebyshev_coefficients(exponent, high / low)
+    found = chebyshev_series(action, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
+    return _outcome("chebyshev", found, B, exponent, high / low, name)
 
 
 def run_cayley(S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace) -> Outcome:
-    """Z = S^exponent·B for S `(b, n, n)` with a spectrum in [low, high].
+    """Z = S^exponent·B for S `(b, n, n)` with a spectrum in about [low, high].
 
     Returns:
-        The outcome; NaN where S + √(low·high)·I has no Cholesky factor. Cost: one factorisation and a solve with k
-        columns for every term; the certificate factors again.
+        The outcome with an `error` of its own; NaN where S + √(low·high)·I has no Cholesky factor. Cost: one
+        factorisation and a solve with k columns for every term.
     """
-    terms = _cayley_terms(exponent, high / low, tol)
-
-    def apply(V: Tensor) -> Tensor:
-        matrix = S if V.dtype is S.dtype else S.to(V.dtype)
-        return cayley_apply(matrix, V.contiguous(), terms, low, high, exponent=float(exponent), ws=ws)[0]
-
-    return _outcome("cayley", apply, B, len(terms) - 1, ws)
+    coefficients = _cayley_coefficients(exponent, high / low)
+    found = cayley_series(S, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
+    return _outcome("cayley", found, B, exponent, high / low)
 
 
-def _outcome(name: str, apply: Callable[[Tensor], Tensor], B: Tensor, degree: int, ws: Workspace) -> Outcome:
-    """Z, and X as the certificate applies it: the same sum in the same precision."""
-    Z = ws.buffer(f"{name} Z", B.shape, B.dtype, B.device).copy_(apply(B))
-
-    def power(j: int, V: Tensor) -> Tensor:
-        U = V.to(B.dtype)
-        for _ in range(j):
-            U = apply(U).clone()
-        return U.to(V.dtype)
-
-    precision = "fp64" if B.dtype is torch.float64 else "fp32"
+def _outcome(
+    strategy: str, found: SeriesResult, B: Tensor, exponent: Fraction, kappa: float, name: str = ""
+) -> Outcome:
+    name = name or ("fp64" if B.dtype is torch.float64 else "fp32")
+    products = {"columns": found.terms * B.shape[-1]} | ({"cholesky": B.shape[0]} if strategy == "cayley" else {})
     return Outcome(
-        Z=Z,
-        root=Root(power, ends=False),
-        judge=torch.float64,
-        strategy=name,
-        precision=precision,
-        schedule=DirectSchedule(name, f"{name} in {precision}: a sum of degree {degree}"),
-        steps=degree,
-        products={"columns": degree * B.shape[-1]} | ({"cholesky": B.shape[0]} if name == "cayley" else {}),
+        Z=found.Z,
+        root=None,
+        judge=B.dtype,
+        strategy=strategy,
+        precision=name,
+        schedule=DirectSchedule(strategy, f"{strategy} in {name}: {found.terms} terms for κ ≤ {kappa:.3g}"),
+        steps=found.terms,
+        products=products,
+        error=found.error + rounding_error(strategy, name, kappa, exponent),
     )

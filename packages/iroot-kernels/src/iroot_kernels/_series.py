@@ -1,0 +1,221 @@
+"""Σ_j c_j·T_j(X)·B, stopped where the rest no longer counts.
+
+The terms come by V_{j+1} = 2·X·V_j − V_{j−1}, and are added up in blocks: D is the norm of the last block. The c_j of
+x^α on [l, u] fall like ρ^(−j), ρ = (√κ + 1)/(√κ − 1), and so do the blocks where the spectrum lies in [l, u]. An
+eigenvalue λ in (0, l) makes its part of V_j grow like r^j, r < ρ: the series converges there too, only more slowly, and
+c_j·V_j shows it. With the ratio q of two blocks (at least that of their coefficients) the rest is about D·q/(1 − q).
+
+What that cannot see: a part so small in B that it hides behind the last block and then hardly falls, as that of a tiny
+eigenvalue does (its terms fall like j^(−1−α)). It is at most j times the last block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from iroot_kernels._cayley import shifted_solve
+from iroot_kernels._chebyshev import per_matrix
+from iroot_kernels._rows import Action
+from iroot_kernels._workspace import Workspace
+
+Recurrence = Callable[[Tensor, Tensor], None]
+"""(V, U) ↦ U ← 2·X·V − U."""
+
+
+class SeriesResult(NamedTuple):
+    """What the sum gave.
+
+    Attributes:
+        Z: `(b, n, k)`, stored column by column in a buffer of the workspace.
+        terms: Terms added.
+        error: Estimate of ‖rest‖_F/‖Z‖_F, `(b,)` float64; inf where Z is not finite.
+        converged: error ≤ tol, `(b,)` bool.
+    """
+
+    Z: Tensor
+    terms: int
+    error: Tensor
+    converged: Tensor
+
+
+def series_apply(
+    double: Recurrence,
+    B: Tensor,
+    coefficients: Sequence[float],
+    *,
+    tol: float,
+    ws: Workspace | None = None,
+    block: int = 8,
+) -> SeriesResult:
+    """Σ_j c_j·T_j(X)·B up to a rest of `tol`·‖Z‖_F for every matrix, or all of it.
+
+    Args:
+        double: (V, U) ↦ U ← 2·X·V − U, in place; V and U `(b, n, k)`, stored column by column.
+        B: `(b, n, k)`, float32 or float64. Not changed.
+        coefficients: c_0 …, more than will be needed.
+        tol: Of the rest.
+        ws: Buffers: four of B's size.
+        block: Terms between two looks at the rest.
+
+    Returns:
+        `SeriesResult`. Cost: one `double` a term, one synchronisation a block.
+    """
+    ws, columns = Workspace() if ws is None else ws, B.mT.shape
+    here, before, part, Z = (
+        ws.buffer(f"series {name}", columns, B.dtype, B.device).mT for name in ("here", "before", "part", "Z")
+    )
+    whole = 1 + max(1, (len(coefficients) - 1) // block) * block  # the last block is a full one, to be compared
+    c = [float(value) for value in coefficients][:whole]
+    # V_1 = X·B = (2·X·B − 0)/2.
+    before.copy_(B)
+    double(before, here.zero_())
+    here.mul_(0.5)
+    torch.mul(before, c[0], out=part)
+    Z.zero_()
+    rest = _Rest(c, tol, block)
+    j = 1
+    while True:
+        if j < len(c):
+            part.add_(here, alpha=c[j])
+        if j % block == 0 or j + 1 >= len(c):
+            Z.add_(part)
+            if rest.settled(j, *torch.stack((_norm(part), _norm(Z))).tolist()) or j + 1 >= len(c):
+                break
+            part.zero_()
+        double(here, before)
+        here, before, j = before, here, j + 1
+    error = torch.tensor(rest.error, dtype=torch.float64, device=B.device)
+    return SeriesResult(Z, j + 1, error, error <= tol)
+
+
+def chebyshev_series(
+    action: Action,
+    B: Tensor,
+    coefficients: Sequence[float],
+    low: float | Tensor,
+    high: float | Tensor,
+    *,
+    exponent: float,
+    tol: float,
+    ws: Workspace | None = None,
+) -> SeriesResult:
+    """A^exponent·B for A known by its products, as far as the series is needed.
+
+    Args:
+        action: V ↦ A·V for V `(b, n, k)` in the dtype of B; V.mT is contiguous. It may return the same buffer always.
+        B: `(b, n, k)`, float32 or float64.
+        coefficients: Those of x^exponent on [low/high, 1], as many as there are.
+        low: Lower end of the spectrum, a number or one per matrix (b,): a bad guess costs terms.
+        high: A bound of its upper end.
+        exponent: α.
+        tol: Of the rest, relative to Z.
+        ws: Buffers.
+
+    Returns:
+        `SeriesResult`. Cost: a product with k columns for every term, one synchronisation every eight.
+    """
+    low, high = per_matrix(low, B), per_matrix(high, B)
+    slope, offset = (4 / (high - low)).to(B.dtype), (-2 * (high + low) / (high - low)).to(B.dtype)
+
+    def double(V: Tensor, U: Tensor) -> None:
+        U.neg_().addcmul_(V, offset).addcmul_(action(V), slope)
+
+    found = series_apply(double, B, coefficients, tol=tol, ws=ws)
+    return found._replace(Z=found.Z.mul_((high**exponent).to(B.dtype)))
+
+
+def cayley_series(
+    A: Tensor,
+    B: Tensor,
+    coefficients: Sequence[float],
+    low: float | Tensor,
+    high: float | Tensor,
+    *,
+    exponent: float,
+    tol: float,
+    ws: Workspace | None = None,
+) -> SeriesResult:
+    """A^exponent·B by the series in (A − σI)·(A + σI)⁻¹, σ = √(low·high), as far as it is needed.
+
+    Args:
+        A: `(b, n, n)` symmetric, float32 or float64.
+        B: `(b, n, k)` of the same dtype.
+        coefficients: `cayley_coefficients(exponent, high/low, …)`, as many as there are.
+        low, high: Ends of the spectrum; the ratio is that of the coefficients.
+        exponent: α.
+        tol: Of the rest, relative to Z.
+        ws: Buffers.
+
+    Returns:
+        `SeriesResult`; NaN where A + σ·I has no Cholesky factor. Cost: one factorisation and a solve with k columns for
+        every term, one synchronisation every four.
+    """
+    ws = Workspace() if ws is None else ws
+    low, high = per_matrix(low, B), per_matrix(high, B)
+    sigma, root = (low * high).sqrt(), (high / low).sqrt()
+    half_width = (root - 1) / (root + 1)
+    solve, failed = shifted_solve(A, sigma, B, ws)
+    slope, offset = (-4 * sigma / half_width).to(B.dtype), (2 / half_width).to(B.dtype)
+
+    def double(V: Tensor, U: Tensor) -> None:
+        U.neg_().addcmul_(V, offset).addcmul_(solve(V), slope)
+
+    found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=4)
+    Z = found.Z.mul_((sigma**exponent).to(B.dtype)).masked_fill_(failed[:, None, None], torch.nan)
+    error = found.error.masked_fill(failed, torch.inf)
+    return found._replace(Z=Z, error=error, converged=error <= tol)
+
+
+class _Rest:
+    """The estimates of what is left, one a matrix.
+
+    Args:
+        c: The coefficients.
+        tol: Where they are settled.
+        block: Terms of a block.
+    """
+
+    def __init__(self, c: list[float], tol: float, block: int) -> None:
+        self.c, self.tol, self.block = c, tol, block
+        self.last: list[float] | None = None
+        self.planned = 0.0
+        self.error: list[float] = []
+
+    def settled(self, j: int, parts: list[float], sizes: list[float]) -> bool:
+        """Take the blocks that end at j into account; whether every matrix is below `tol`.
+
+        One block alone proves nothing: how its terms fall is seen by the next.
+        """
+        last = [float("inf")] * len(parts) if self.last is None else self.last
+        if self.last is not None:  # a block may be small by chance, where its terms happen to cancel
+            parts = [max(now, self.planned * before) for now, before in zip(parts, last, strict=True)]
+        self.planned = self._planned(j)
+        self.error = [_relative(*numbers, self.planned) for numbers in zip(parts, last, sizes, strict=True)]
+        alone, self.last = self.last is None and j + 1 < len(self.c), parts
+        return not alone and all(error <= self.tol for error in self.error)
+
+    def _planned(self, j: int) -> float:
+        """What the next block is to this one, by their coefficients; where there are no more, as it was before."""
+        now = max((abs(value) for value in self.c[max(0, j - self.block + 1) : j + 1]), default=0.0)
+        after = max((abs(value) for value in self.c[j + 1 : j + self.block + 1]), default=0.0)
+        return after / now if after and now else self.planned
+
+
+def _relative(part: float, last: float, size: float, planned: float) -> float:
+    """The rest after a block of the norm `part`, over `size`; infinite for what is not finite."""
+    ratio = min(max(planned, part / last if last else 0.0), 0.99)
+    rest = part * ratio / (1 - ratio)
+    if not rest < float("inf") or not size < float("inf"):
+        return float("inf")
+    return rest / size if size else 0.0
+
+
+def _norm(V: Tensor) -> Tensor:
+    """‖V‖_F `(b,)` float64 of what is stored column by column."""
+    rows = torch.linalg.vector_norm(V.mT, dim=-1)
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
+    return found

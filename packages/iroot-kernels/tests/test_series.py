@@ -1,0 +1,116 @@
+"""Adaptive Chebyshev series against eigendecompositions, and the honesty of where they stop."""
+
+import numpy as np
+import pytest
+import torch
+from iroot_kernels import Workspace, cayley_coefficients, cayley_series, chebyshev_series
+from numpy.polynomial import chebyshev
+
+N = 96
+SPECTRA = {
+    "log 1e2": np.geomspace(1e-2, 1, N),
+    "log 1e4": np.geomspace(1e-4, 1, N),
+    "power law": np.arange(1, N + 1.0) ** -1.5,
+    "one tiny": np.append(np.linspace(0.3, 1, N - 1), 1e-3),
+    "tail": np.append(np.geomspace(1e-3, 0.1, N // 2), np.linspace(0.9, 1, N // 2)),
+    "one large": np.append(np.full(N - 1, 1e-2), 1.0),
+}
+
+
+def _coefficients(exponent, kappa):
+    """Of x^α on [1/κ, 1], by interpolation in enough points, down to 1e-12 of the largest."""
+    degree = int(24 * np.sqrt(kappa)) + 32
+    x = lambda t: ((1 + 1 / kappa) + (1 - 1 / kappa) * t) / 2  # noqa: E731
+    c = chebyshev.chebinterpolate(lambda t: x(t) ** exponent, degree)
+    return c[: int(np.flatnonzero(np.abs(c) > 1e-12 * np.abs(c).max())[-1]) + 1]
+
+
+def _problem(name, exponent, k=3, batch=1):
+    values = torch.from_numpy(SPECTRA[name])
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(N, N, generator=generator, dtype=torch.float64)).Q
+    A = (Q * values) @ Q.mT
+    B = torch.randn(batch, N, k, generator=generator, dtype=torch.float64)
+    return ((A + A.mT) / 2).expand(batch, N, N), B, (Q * values.pow(exponent)) @ (Q.mT @ B), float(values.min())
+
+
+def _run(method, A, B, exponent, low, high, tol, ws=None):
+    if method == "cayley":
+        c = cayley_coefficients(exponent, high / low, max(1e-12, 2.0**-45 * high / low))
+        return cayley_series(A, B, c, low, high, exponent=exponent, tol=tol, ws=ws)
+    c = _coefficients(exponent, high / low)
+    return chebyshev_series(lambda V: A @ V, B, c, low, high, exponent=exponent, tol=tol, ws=ws)
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("exponent", [-1.0, -0.5, -0.25])
+@pytest.mark.parametrize("share", [1.0, 0.3, 3.0, 30.0])
+def test_it_stops_when_it_is_done(method, name, exponent, share):
+    """`low` on the safe side, right, or far above λ_min: what is called converged is, within the estimate."""
+    A, B, expected, smallest = _problem(name, exponent)
+    low, tol = min(share * smallest, 0.4), 1e-6
+    found = _run(method, A, B, exponent, low, 1.05, tol)
+    error = float((found.Z - expected).norm() / expected.norm())
+    assert bool(found.converged.all()) == bool((found.error <= tol).all())
+    if bool(found.converged.all()):
+        assert error <= 2 * tol and float(found.error.max()) >= 0.3 * error
+    else:
+        assert share > 1
+    if share <= 1:
+        assert bool(found.converged.all())
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+def test_an_eigenvalue_that_is_not_positive_shows(method):
+    """The series diverges there: the terms grow, or there is no Cholesky factor."""
+    A, B, _, _ = _problem("log 1e2", -0.5)
+    found = _run(method, A - 0.02 * torch.eye(N, dtype=torch.float64), B, -0.5, 1e-2, 1.05, 1e-6)
+    assert not bool(found.converged.any())
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+def test_an_eigenvalue_above_the_bound_shows(method):
+    A, B, _, _ = _problem("log 1e2", -0.5)
+    found = _run(method, A, B, -0.5, 1e-3, 0.1, 1e-6)
+    error = float((found.Z - _problem("log 1e2", -0.5)[2]).norm())
+    assert not bool(found.converged.all()) or error <= 1e-5 * float(found.Z.norm())
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+def test_a_batch_goes_on_until_its_last_is_done(method):
+    A, B, expected, smallest = _problem("log 1e2", -0.5, batch=3)
+    A = A * torch.tensor([1.0, 0.9, 0.8], dtype=torch.float64)[:, None, None]
+    expected = expected / torch.tensor([1.0, 0.9, 0.8], dtype=torch.float64).sqrt()[:, None, None]
+    found = _run(method, A, B, -0.5, 0.7 * smallest, 1.05, 1e-8)
+    assert bool(found.converged.all()) and found.error.shape == (3,)
+    assert float((found.Z - expected).norm() / expected.norm()) <= 1e-8
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+def test_not_a_number_is_infinitely_wrong_and_zero_is_zero(method):
+    A, B, _, smallest = _problem("log 1e2", -0.5, batch=2)
+    B = B.clone()
+    B[0], B[1] = 0.0, torch.nan
+    found = _run(method, A, B, -0.5, smallest, 1.05, 1e-8)
+    assert found.error.tolist() == [0.0, float("inf")] and not bool(found.Z[0].any())
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+def test_float32(method):
+    """Rounding: each term errs by u·‖V‖, and the sum by u·κ^|α| at most per term."""
+    A, B, expected, smallest = _problem("log 1e2", -0.5)
+    found = _run(method, A.float(), B.float(), -0.5, smallest, 1.05, 1e-5)
+    assert found.Z.dtype == torch.float32 and bool(found.converged.all())
+    assert float((found.Z.double() - expected).norm() / expected.norm()) <= 1e-5 + found.terms * 2.0**-24 * 10
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+def test_the_workspace_is_used_again(method):
+    A, B, _, smallest = _problem("log 1e2", -0.5)
+    ws = Workspace()
+    first = _run(method, A, B, -0.5, smallest, 1.05, 1e-8, ws)
+    held = {name: buffer.data_ptr() for name, buffer in ws._buffers.items()}
+    Z = first.Z.clone()
+    assert torch.equal(_run(method, A, B, -0.5, smallest, 1.05, 1e-8, ws).Z, Z)
+    assert held == {name: buffer.data_ptr() for name, buffer in ws._buffers.items()}
