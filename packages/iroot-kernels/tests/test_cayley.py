@@ -109,7 +109,7 @@ def test_a_second_call_allocates_nothing(spd, allocations):
     with allocations(2 * 48 * 5) as seen:
         second = run()
     assert seen.made == [] and torch.equal(first, second)
-    assert ws.nbytes == 2 * 8 * (2 * 48 * 48 + 3 * 48 * 5) + 2 * 4
+    assert ws.nbytes == 2 * 8 * (2 * 48 * 48 + 4 * 48 * 5) + 2 * 4
 
 
 def test_bad_arguments(spd):

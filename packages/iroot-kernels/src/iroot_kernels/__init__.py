@@ -3,7 +3,7 @@
 Takes coefficients as plain numbers, so any schedule will do; see `iroot_coeffs` for optimal ones.
 """
 
-from iroot_kernels._cayley import cayley_apply, cayley_coefficients
+from iroot_kernels._cayley import cayley_apply, cayley_coefficients, multiplication
 from iroot_kernels._chain import binary_chain
 from iroot_kernels._chebyshev import chebyshev_apply
 from iroot_kernels._coupled import CoupledIteration
@@ -50,6 +50,7 @@ __all__ = [
     "inverse_proot_pe_quadratic_uncoupled",
     "inverse_solve_pe_quadratic_coupled",
     "lanczos_apply",
+    "multiplication",
     "precision",
     "quadratics",
 ]

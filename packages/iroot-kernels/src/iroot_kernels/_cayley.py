@@ -6,7 +6,7 @@ With σ = √(l·u) the transform c = (x − σ)/(x + σ) takes [l, u] to [−a,
 
 The nearest singularities of g are ±1, so that its Chebyshev sum on [−a, a] converges like (1 + 2·κ^(-1/4))^(-d), where
 that of x^α on [l, u] converges like (1 + 2·κ^(-1/2))^(-d): the degree grows like κ^¼ instead of κ^½, for any α. A
-product with c is a solve, c·V = V − 2σ·(A + σ·I)^(-1)·V, with a matrix of condition √κ.
+product with c is one with an inverse, c·V = V − 2σ·(A + σ·I)^(-1)·V, of a matrix of condition √κ: it is formed.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def cayley_apply(
         high: u ≥ l, a number or one per matrix (b,). The ratio u/l must be the coefficients' kappa for every matrix:
             lower `low` where it is smaller.
         exponent: α.
-        ws: Buffers: two of A's size, three of B's, with Z.
+        ws: Buffers: two of A's size, four of B's, with Z.
 
     Returns:
         Z `(b, n, k)`, stored column by column in a buffer of the workspace, and failed (b,) bool: the factorisation met
@@ -117,7 +117,7 @@ def cayley_apply(
         TypeError: A is not float32 or float64, or B is not like A.
         ValueError: Shapes that do not fit, or no coefficients.
 
-    Cost: one Cholesky factorisation and d solves with k columns; no synchronisation.
+    Cost: one Cholesky factorisation and inverse (n³ multiply-adds) and d products with k columns; no synchronisation.
     """
     if A.dtype not in (torch.float32, torch.float64) or B.dtype != A.dtype:
         raise TypeError(f"A and B must both be float32 or float64, not {A.dtype} and {B.dtype}")
@@ -130,17 +130,31 @@ def cayley_apply(
     low, high = per_matrix(low, B), per_matrix(high, B)
     sigma, root = (low * high).sqrt(), (high / low).sqrt()
     half_width = (root - 1) / (root + 1)
-    solve, failed = shifted_solve(A, sigma, B, ws)
+    columns = ws.buffer("cayley columns", B.mT.shape, B.dtype, B.device).mT
+    solve, failed = shifted_solve(A, sigma, columns, ws)
     Z = clenshaw(solve, B, [float(c) for c in coefficients], -2 * sigma / half_width, 1 / half_width, ws)
     return Z.mul_((sigma**exponent).to(B.dtype)).masked_fill_(failed[:, None, None], torch.nan), failed
 
 
 def shifted_solve(A: Tensor, sigma: Tensor, B: Tensor, ws: Workspace) -> tuple[Action, Tensor]:
-    """V ↦ (A + σ·I)⁻¹·V for V like B, always into the same buffer, and where there is no Cholesky factor."""
+    """V ↦ (A + σ·I)⁻¹·V for V like B, always into the same buffer, and where there is no Cholesky factor.
+
+    The inverse is formed: it has condition √κ, and a product with it takes a fraction of two triangular solves.
+    """
     shifted = ws.like("cayley shifted", A).copy_(A)
     shifted.diagonal(dim1=-2, dim2=-1).add_(sigma[..., 0].to(A.dtype))
     L = ws.like("cayley factor", A).mT
     info = ws.buffer("cayley info", A.shape[:1], torch.int32, A.device)
     torch.linalg.cholesky_ex(shifted, out=(L, info))
-    solution = ws.buffer("cayley solution", B.mT.shape, B.dtype, B.device).mT
-    return lambda V: torch.cholesky_solve(V, L, out=solution), info != 0
+    L.masked_fill_((info != 0)[:, None, None], torch.nan)  # LAPACK would raise for a zero on the diagonal
+    inverse = torch.cholesky_inverse(L, out=shifted)
+    return multiplication(inverse, B, ws), info != 0
+
+
+def multiplication(S: Tensor, B: Tensor, ws: Workspace) -> Action:
+    """V ↦ S·V for symmetric S `(b, n, n)` and V stored as B is, always into the same buffer."""
+    if B.is_contiguous():
+        rows = ws.buffer("multiplied", B.shape, S.dtype, S.device)
+        return lambda V: torch.bmm(S, V, out=rows)
+    columns = ws.buffer("multiplied columns", B.mT.shape, S.dtype, S.device)
+    return lambda V: torch.bmm(V.mT, S, out=columns).mT

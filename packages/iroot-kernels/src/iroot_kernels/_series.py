@@ -30,7 +30,7 @@ class SeriesResult(NamedTuple):
     """What the sum gave.
 
     Attributes:
-        Z: `(b, n, k)`, stored column by column in a buffer of the workspace.
+        Z: `(b, n, k)`, stored as B is, in a buffer of the workspace.
         terms: Terms added.
         error: Estimate of ‖rest‖_F/‖Z‖_F, `(b,)` float64; inf where Z is not finite.
         converged: error ≤ tol, `(b,)` bool.
@@ -54,8 +54,9 @@ def series_apply(
     """Σ_j c_j·T_j(X)·B up to a rest of `tol`·‖Z‖_F for every matrix, or all of it.
 
     Args:
-        double: (V, U) ↦ U ← 2·X·V − U, in place; V and U `(b, n, k)`, stored column by column.
-        B: `(b, n, k)`, float32 or float64. Not changed.
+        double: (V, U) ↦ U ← 2·X·V − U, in place; V and U `(b, n, k)`, stored as B is.
+        B: `(b, n, k)`, float32 or float64, stored row by row (faster for one matrix and many columns) or column by
+            column. Not changed.
         coefficients: c_0 …, more than will be needed.
         tol: Of the rest.
         ws: Buffers: four of B's size.
@@ -64,12 +65,12 @@ def series_apply(
     Returns:
         `SeriesResult`. Cost: one `double` a term, one synchronisation a block.
     """
-    ws, columns = Workspace() if ws is None else ws, B.mT.shape
-    here, before, part, Z = (
-        ws.buffer(f"series {name}", columns, B.dtype, B.device).mT for name in ("here", "before", "part", "Z")
-    )
-    whole = 1 + max(1, (len(coefficients) - 1) // block) * block  # the last block is a full one, to be compared
-    c = [float(value) for value in coefficients][:whole]
+    ws = Workspace() if ws is None else ws
+    here, before, part, Z = (like(f"series {name}", B, ws) for name in ("here", "before", "part", "Z"))
+    # Three blocks at least, for their ratio to be seen, and the last as long as the others.
+    block = max(2, min(block, (len(coefficients) - 1) // 3))
+    c = [float(value) for value in coefficients]
+    c += [0.0] * (max(2 * block, -(-(len(c) - 1) // block) * block) + 1 - len(c))
     # V_1 = X·B = (2·X·B − 0)/2.
     before.copy_(B)
     double(before, here.zero_())
@@ -106,8 +107,8 @@ def chebyshev_series(
     """A^exponent·B for A known by its products, as far as the series is needed.
 
     Args:
-        action: V ↦ A·V for V `(b, n, k)` in the dtype of B; V.mT is contiguous. It may return the same buffer always.
-        B: `(b, n, k)`, float32 or float64.
+        action: V ↦ A·V for V `(b, n, k)` in the dtype of B and stored as B is. It may return the same buffer always.
+        B: `(b, n, k)`, float32 or float64; see `series_apply`.
         coefficients: Those of x^exponent on [low/high, 1], as many as there are.
         low: Lower end of the spectrum, a number or one per matrix (b,): a bad guess costs terms.
         high: A bound of its upper end.
@@ -170,6 +171,13 @@ def cayley_series(
     return found._replace(Z=Z, error=error, converged=error <= tol)
 
 
+def like(name: str, B: Tensor, ws: Workspace) -> Tensor:
+    """A buffer of B's shape, stored as B is: row by row, else column by column."""
+    if B.is_contiguous():
+        return ws.buffer(name, B.shape, B.dtype, B.device)
+    return ws.buffer(f"{name} columns", B.mT.shape, B.dtype, B.device).mT
+
+
 class _Rest:
     """The estimates of what is left, one a matrix.
 
@@ -188,15 +196,17 @@ class _Rest:
     def settled(self, j: int, parts: list[float], sizes: list[float]) -> bool:
         """Take the blocks that end at j into account; whether every matrix is below `tol`.
 
-        One block alone proves nothing: how its terms fall is seen by the next.
+        One block alone proves nothing: how its terms fall is seen by the next. Nor does the last one there is.
         """
-        last = [float("inf")] * len(parts) if self.last is None else self.last
+        last, seen = [float("inf")] * len(parts) if self.last is None else self.last, parts
         if self.last is not None:  # a block may be small by chance, where its terms happen to cancel
             parts = [max(now, self.planned * before) for now, before in zip(parts, last, strict=True)]
         self.planned = self._planned(j)
         self.error = [_relative(*numbers, self.planned) for numbers in zip(parts, last, sizes, strict=True)]
-        alone, self.last = self.last is None and j + 1 < len(self.c), parts
-        return not alone and all(error <= self.tol for error in self.error)
+        alone, self.last = self.last is None, seen
+        if alone or j + 1 >= len(self.c):  # nothing says how the terms go on
+            self.error = [error if not error else float("inf") for error in self.error]
+        return all(error <= self.tol for error in self.error)
 
     def _planned(self, j: int) -> float:
         """What the next block is to this one, by their coefficients; where there are no more, as it was before."""
@@ -215,7 +225,7 @@ def _relative(part: float, last: float, size: float, planned: float) -> float:
 
 
 def _norm(V: Tensor) -> Tensor:
-    """‖V‖_F `(b,)` float64 of what is stored column by column."""
-    rows = torch.linalg.vector_norm(V.mT, dim=-1)
+    """‖V‖_F `(b,)` float64, along what lies together."""
+    rows = torch.linalg.vector_norm(V if V.is_contiguous() else V.mT, dim=-1)
     found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
     return found

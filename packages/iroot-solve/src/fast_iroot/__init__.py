@@ -4,6 +4,7 @@ from iroot_solve import (
     Explanation,
     IrootError,
     NonFiniteInputError,
+    NoPrincipalRootError,
     NotPositiveDefiniteError,
     PolarResult,
     PolarStats,
@@ -29,6 +30,7 @@ from iroot_solve import (
     inverse_root_apply,
     orthogonalize,
     solve_gram_spd,
+    solve_nonspd,
     solve_spd,
 )
 
@@ -37,6 +39,7 @@ from fast_iroot import apply, coeffs, precond
 __all__ = [
     "Explanation",
     "IrootError",
+    "NoPrincipalRootError",
     "NonFiniteInputError",
     "NotPositiveDefiniteError",
     "PolarResult",
@@ -66,5 +69,6 @@ __all__ = [
     "orthogonalize",
     "precond",
     "solve_gram_spd",
+    "solve_nonspd",
     "solve_spd",
 ]

@@ -5,6 +5,7 @@ from iroot_solve._config import PrecondConfig, ScheduleConfig
 from iroot_solve._errors import (
     IrootError,
     NonFiniteInputError,
+    NoPrincipalRootError,
     NotPositiveDefiniteError,
     PreconditionerIgnoredWarning,
     SingularMatrixError,
@@ -14,6 +15,7 @@ from iroot_solve._errors import (
 from iroot_solve._explain import Explanation, explain
 from iroot_solve._gram import apply_inverse_root_gram_rhs_spd, solve_gram_spd
 from iroot_solve._hybrid import hybrid_pe_nsrc_solve
+from iroot_solve._nonspd import solve_nonspd
 from iroot_solve._polar import orthogonalize
 from iroot_solve._polar_result import PolarResult, PolarStats
 from iroot_solve._result import SolveResult, SolveStats, SolveWorkspace, Status
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Explanation",
     "IrootError",
+    "NoPrincipalRootError",
     "NonFiniteInputError",
     "NotPositiveDefiniteError",
     "PolarResult",
@@ -51,5 +54,6 @@ __all__ = [
     "inverse_root_apply",
     "orthogonalize",
     "solve_gram_spd",
+    "solve_nonspd",
     "solve_spd",
 ]

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from iroot_coeffs import Schedule, Step
-from iroot_kernels import precision, quadratics
+from iroot_kernels import multiplication, precision, quadratics
 from iroot_precond import ritz_extremes, symmetric_action
 from torch import Tensor
 
 from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure
 from iroot_solve._cholesky import run_cholesky
-from iroot_solve._choose import SUMS, Candidate, Task, factoring_is_looking, hybrid_steps, steps_for
+from iroot_solve._choose import LANCZOS_STEPS, SUMS, Candidate, Task, factoring_is_looking, hybrid_steps, steps_for
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
 from iroot_solve._hybrid import correct
@@ -28,9 +28,11 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import magnitude
-from iroot_solve._sums import MOST_KAPPA, run_cayley, run_chebyshev
+from iroot_solve._sums import run_cayley, run_chebyshev, stored
 
 SIGN_STEPS = 16
+# Where a look at λmin goes on: κ over the square of the steps so far, for n from this on.
+UNSETTLED, MORE_STEPS_SIZE, MORE_LANCZOS_STEPS = 0.25, 512, 60
 COMPLETENESS_STEPS = 4
 
 
@@ -73,14 +75,17 @@ class Case:
     Attributes:
         matrix: A_s and its bounds.
         ends: Estimates of λmin from above and λmax from below (Ritz values), `None` where nobody looked.
+        steps: Lanczos steps that they come from.
         factored: They come from a Cholesky factorisation: within a factor of two.
+        kappa: The likely condition number, once it is known.
     """
 
     def __init__(self, problem: Problem, options: Options, ws: SolveWorkspace) -> None:
         self.problem, self.options, self.ws = problem, options, ws
         self.matrix = ScaledMatrix(problem, options.damping, options.precond, ws, options.seed)
         self.ends: tuple[Tensor, Tensor] | None = None
-        self.factored = False
+        self.factored, self.steps = False, LANCZOS_STEPS
+        self.kappa: float | None = None
         self._right: dict[torch.dtype, Tensor] = {}
         self._exponents: Array | None = None
 
@@ -104,11 +109,22 @@ class Case:
         self.matrix.tighten()
         plain = self.problem.A.device.type == "cpu" and self.options.strategy == "auto" and not self.options.blind
         self.factored = plain and factoring_is_looking(self.task)
-        self.ends = self.matrix.factor_ends() if self.factored else self.matrix.ritz()
+        self.ends = self.matrix.factor_ends() if self.factored else self._ritz(plain)
         if self.options.abc_t is not None or self.options.blind:
             # Steps made for [l, 1], or a plan that nothing is read for.
             shift = self.matrix.normalise()
             self.ends = torch.ldexp(self.ends[0], -shift), torch.ldexp(self.ends[1], -shift)
+
+    def _ritz(self, plain: bool) -> tuple[Tensor, Tensor]:
+        """Ritz values; of a large matrix after more steps where few did not settle the lower one: the terms of a series
+        cost more."""
+        ends = self.matrix.ritz()
+        if not plain or self.task.batch > 1 or self.task.n < MORE_STEPS_SIZE or 8 * self.task.k > self.task.n:
+            return ends
+        if not float(ends[1] / ends[0]) > UNSETTLED * self.steps**2:
+            return ends
+        self.steps = MORE_LANCZOS_STEPS
+        return self.matrix.ritz(self.steps)
 
     def read(self) -> Facts:
         """The numbers a plan needs, in one synchronisation."""
@@ -151,12 +167,12 @@ class Case:
 
     def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
         """A Chebyshev sum for a spectrum in [low, high]."""
-        B, p = self.right(S.dtype), self.problem
-        assert B is not None
+        right, p = self.right(S.dtype), self.problem
+        assert right is not None
+        B = stored(right, self.ws)
         if candidate.strategy == "cayley":
-            return run_cayley(S, B, p.exponent, low, high, p.tol, self.ws)
-        low = max(low, high / MOST_KAPPA)
-        return run_chebyshev(times(S, B.shape[-1], self.ws), B, p.exponent, low, high, p.tol, self.ws)
+            return run_cayley(S, B, p.exponent, low, high, p.tol, self.ws, self.kappa)
+        return run_chebyshev(multiplication(S, B, self.ws), B, p.exponent, low, high, p.tol, self.ws, self.kappa)
 
     def _hybrid(self, name: str, low: float, high: float) -> Outcome:
         """A few steps, then corrections with residuals in float64."""

@@ -222,7 +222,7 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
     n, batch, columns = task.n, task.batch, task.k * task.reuse
     cayley = strategy == "cayley"
     terms = (cayley_terms if cayley else chebyshev_terms)(kappa, task.tol)
-    if not cayley and kappa > MOST_KAPPA:
+    if kappa > MOST_KAPPA[strategy]:
         rounding = math.inf
     term = SOLVE_PER_PRODUCT if cayley else 1.0
     thin = term * milliseconds(f"skinny{bits}", n, batch) * max(columns, 4) / 16

@@ -24,6 +24,10 @@ class SingularMatrixError(IrootError):
     """A + ridge·I is exactly singular, or zero."""
 
 
+class NoPrincipalRootError(IrootError):
+    """A has an eigenvalue on the closed negative real axis, where A^(-1/p), p ≥ 2, is not defined."""
+
+
 class StagnationError(IrootError):
     """The tolerance is out of reach of the data's condition and the output's precision."""
 

@@ -101,8 +101,8 @@ def explain(
 
     Example:
         >>> from iroot_solve import explain
-        >>> explain(n=2048, k=16, p=1, kappa=100.0).strategy
-        'cholesky'
+        >>> explain(n=2048, k=16, p=2, kappa=100.0).strategy
+        'chebyshev'
     """
     if dtype not in TOLERANCES:
         raise TypeError(f"dtype={dtype} is not one of {', '.join(str(d) for d in TOLERANCES)}")

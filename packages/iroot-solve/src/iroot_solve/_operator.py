@@ -128,4 +128,4 @@ def _run(A: Operator, B: Tensor, problem: Problem, options: Options, ws: Workspa
         return run_lanczos(A, B, problem.exponent, problem.tol, ws, name=name)
     assert options.lambda_max is not None and options.kappa_max is not None
     low, high = options.lambda_max / options.kappa_max, options.lambda_max
-    return run_chebyshev(A, B, problem.exponent, low, high, problem.tol, ws, name)
+    return run_chebyshev(A, B, problem.exponent, low, high, problem.tol, ws, name=name)

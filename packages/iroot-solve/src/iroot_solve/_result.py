@@ -24,6 +24,7 @@ class Status(enum.IntEnum):
     singular = 3
     not_positive_definite = 4
     nonfinite_input = 5
+    no_principal_root = 6
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,20 @@ class SolveStats:
         residual: ‖X^h·A·X^(p−h)·Z − Z‖_F/‖Z‖_F as measured on probes (p = 1: of ‖X·(A·Z − B)‖_F/‖Z‖_F).
         amplification: Error of Z over error of the root X that rounding predicts, ‖X‖_F‖B‖_F/(√n·‖Z‖_F); 1 for
             random B.
-        lambda_max: Bound of the largest eigenvalue of A + ridge, in units of A.
+        lambda_max: Bound of the largest eigenvalue of A + ridge, in units of A; of a general matrix, like `lambda_min`,
+            that of the singular values for p = 1, and for p ≥ 2 the extreme |λ|.
         lambda_min: Estimate of the smallest (exact to rounding where `eigh` ran), in units of A.
         ridge: What was added to the diagonal, in units of A.
         strategy: The strategy that gave the answer (of the last rung taken).
         precision: Its precision.
         products: Work by kind: `square` (n×n by n×n products), `columns` (right-hand columns multiplied by an n×n
-            matrix), `eigh`, `cholesky` (factorisations of one matrix).
+            matrix), `eigh`, `cholesky`, `lu`, `eig` (factorisations of one matrix).
         steps: Steps of the iteration.
         fallbacks: Rungs of the ladder taken, in order.
         precond: What the preconditioner setting did.
         noise: n·u with u of the input's dtype.
         cut: Of a pseudo-inverse: eigenvalues up to this, in units of A, counted as zero. `None` without one.
-        rank: How many eigenvalues were above it, int64.
+        rank: How many eigenvalues were above it, int64; also where a general matrix was looked at for singularity.
     """
 
     status_code: Tensor

@@ -72,6 +72,7 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     known = spectrum(case, facts)
     if known.broken_promise:
         ledger.fallbacks.append(f"own bound: lambda_max={options.lambda_max:g} is below a Ritz value")
+    case.kappa = known.kappa
     outcome = case.run(candidate_for(case, known), known.low, known.high)
     if options.verify:
         settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)

@@ -24,9 +24,10 @@ from iroot_solve._result import DirectSchedule
 
 # Of the rest in the tolerance.
 SHARE = 0.25
-# A series in A of more terms is no way to a root.
-MOST_KAPPA = 1e6
+# Beyond that κ a series has too many terms, or its coefficients too few digits, to be a way to a root.
+MOST_KAPPA = {"chebyshev": 1e6, "cayley": 1e8}
 UNIT = 2.0**-53
+ROWS_FROM = 12
 
 
 def chebyshev_terms(kappa: float, tol: float) -> int:
@@ -42,18 +43,28 @@ def cayley_terms(kappa: float, tol: float) -> int:
 @lru_cache(maxsize=256)
 def _chebyshev_coefficients(exponent: Fraction, kappa: float) -> tuple[float, ...]:
     """Those of x^α on [1/κ, 1], down to their rounding."""
-    tol = max(1e-13, 32 * UNIT * kappa ** -float(exponent))
+    tol = 32 * UNIT * kappa ** -float(exponent)
     coefficients, _ = chebyshev_expansion(-1 / exponent, 1 / kappa, 1.0, tol=tol)
     return tuple(coefficients.tolist())
 
 
 @lru_cache(maxsize=256)
 def _cayley_coefficients(exponent: Fraction, kappa: float) -> tuple[float, ...]:
-    return tuple(cayley_coefficients(float(exponent), kappa, max(1e-12, 256 * UNIT * kappa)).tolist())
+    """Those of the Cayley transform, down to their rounding."""
+    tol = 32 * UNIT * kappa ** max(0.5, -float(exponent))
+    return tuple(cayley_coefficients(float(exponent), kappa, tol).tolist())
 
 
 def run_chebyshev(
-    action: Action, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace, name: str = ""
+    action: Action,
+    B: Tensor,
+    exponent: Fraction,
+    low: float,
+    high: float,
+    tol: float,
+    ws: Workspace,
+    kappa: float | None = None,
+    name: str = "",
 ) -> Outcome:
     """Z = A^exponent·B, −1 ≤ exponent < 0.
 
@@ -61,30 +72,49 @@ def run_chebyshev(
         action: V ↦ A·V in B's dtype.
         B: `(b, n, k)`, float32 or float64.
         exponent: α.
-        low: About the lower end of the spectrum, at least high/1e6.
+        low: About the lower end of the spectrum, taken for at least high/1e6.
         high: A bound of the upper end.
         tol: Of the result.
         ws: Where Z lives.
+        kappa: The likely condition number, for the rounding errors; high/low by default.
         name: Precision of the action, if it is not that of B.
 
     Returns:
         The outcome with an `error` of its own. Cost: a product with k columns for every term.
     """
+    low = max(low, high / MOST_KAPPA["chebyshev"])
     coefficients = _chebyshev_coefficients(exponent, high / low)
     found = chebyshev_series(action, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
-    return _outcome("chebyshev", found, B, exponent, high / low, name)
+    return _outcome("chebyshev", found, B, exponent, kappa or high / low, name)
 
 
-def run_cayley(S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace) -> Outcome:
-    """Z = S^exponent·B for S `(b, n, n)` with a spectrum in about [low, high].
+def run_cayley(
+    S: Tensor,
+    B: Tensor,
+    exponent: Fraction,
+    low: float,
+    high: float,
+    tol: float,
+    ws: Workspace,
+    kappa: float | None = None,
+) -> Outcome:
+    """Z = S^exponent·B for S `(b, n, n)` with a spectrum in about [low, high]; arguments as in `run_chebyshev`.
 
     Returns:
         The outcome with an `error` of its own; NaN where S + √(low·high)·I has no Cholesky factor. Cost: one
         factorisation and a solve with k columns for every term.
     """
+    low = max(low, high / MOST_KAPPA["cayley"])
     coefficients = _cayley_coefficients(exponent, high / low)
     found = cayley_series(S, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
-    return _outcome("cayley", found, B, exponent, high / low)
+    return _outcome("cayley", found, B, exponent, kappa or high / low)
+
+
+def stored(B: Tensor, ws: Workspace) -> Tensor:
+    """B as products with it are fastest: row by row for one matrix and many columns, else column by column."""
+    if B.shape[0] == 1 and B.shape[-1] >= ROWS_FROM:
+        return B if B.is_contiguous() else B.contiguous()
+    return ws.buffer("B columns", B.mT.shape, B.dtype, B.device).mT.copy_(B)
 
 
 def _outcome(
@@ -98,7 +128,7 @@ def _outcome(
         judge=B.dtype,
         strategy=strategy,
         precision=name,
-        schedule=DirectSchedule(strategy, f"{strategy} in {name}: {found.terms} terms for κ ≤ {kappa:.3g}"),
+        schedule=DirectSchedule(strategy, f"{strategy} in {name}: {found.terms} terms, κ ≈ {kappa:.3g}"),
         steps=found.terms,
         products=products,
         error=found.error + rounding_error(strategy, name, kappa, exponent),

@@ -20,7 +20,7 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveResult, Status
 
-NO_ANSWER = (Status.singular, Status.not_positive_definite, Status.nonfinite_input)
+NO_ANSWER = (Status.singular, Status.not_positive_definite, Status.nonfinite_input, Status.no_principal_root)
 
 
 def suspicious(outcome: Outcome, lowest: Array, highest: Array, problem: Problem, cut: float | None) -> Array:

@@ -1,0 +1,52 @@
+"""A⁻¹·B for a general matrix: an approximate inverse, and refinement."""
+
+from __future__ import annotations
+
+import torch
+from iroot_kernels import precision
+
+from iroot_solve._general_system import Attempt, Rung, System
+from iroot_solve._hyperpower import Hyperpower
+from iroot_solve._lu import LU
+from iroot_solve._options import Options
+from iroot_solve._refine import CONTRACTS, Refinement
+from iroot_solve._result import DirectSchedule
+
+# Refine once before the first look where that is cheap beside the factorisation: k up to n/8.
+THIN = 8
+
+
+def inverse_attempt(system: System, rung: Rung, options: Options) -> Attempt:
+    """One rung: LU factors or residual polynomials. Cost: 2n³/3 flops, or the schedule's products; 4n²·k a step."""
+    problem, dtype = system.problem, precision(rung.precision).storage
+    k_over_n = problem.columns / problem.n
+    F: LU | Hyperpower
+    if rung.strategy == "lu":
+        F = LU(system.A, dtype, system.ws)
+        first = int(dtype is not torch.float64 and THIN * k_over_n <= 1)
+        text, products, steps = f"lu in {rung.precision}: P·A = L·U", {"lu": problem.count}, 0
+    else:
+        F = Hyperpower(system.A, rung.precision, problem.tol, k_over_n, system.ws)
+        first = 0 if F.schedule is None else F.schedule.corrections
+        plan = "too ill-conditioned" if F.schedule is None else str(F.schedule)
+        text, products, steps = f"hyperpower in {rung.precision}: {plan}", {"square": F.square}, F.steps
+    doubled = system.doubled or dtype is torch.float64
+    refinement = Refinement(F, system.A, system.right, doubled, system.ws, options.seed)
+    found = refinement.run(problem.tol / 2, first) if options.verify else refinement.blind(first)
+    products["columns"] = found.columns
+    error, contraction, amplification, lowest, highest, largest = found.facts
+    return Attempt(
+        Z=found.Z,
+        error=error,
+        residual=error,
+        amplification=amplification,
+        largest=largest,
+        lowest=lowest,
+        highest=highest,
+        hopeless=~(contraction < CONTRACTS) & (rung == Rung("lu", "fp64")),
+        strategy=rung.strategy,
+        precision=rung.precision,
+        schedule=DirectSchedule(rung.strategy, f"{text}; refined {found.rounds} times"),
+        steps=steps,
+        products=products,
+    )
