@@ -8,8 +8,8 @@ from iroot_solve import explain, solve_spd
 
 
 def test_the_plan_is_the_one_that_is_used(spd, rhs):
-    A, B = spd(256, 20.0), rhs(256, 16)
-    plan = explain(256, 16, 2, kappa=20.0)
+    A, B = spd(1024, 20.0), rhs(1024, 16)
+    plan = explain(1024, 16, 2, kappa=20.0)
     stats = solve_spd(A, B).stats
     assert (plan.strategy, plan.precision) == (stats.strategy, stats.precision)
     assert plan.products >= 0 and plan.task.meets(plan.error)

@@ -154,7 +154,8 @@ class Case:
             assert B is not None
             return run_lanczos(times(S, B.shape[-1], self.ws), B, self.problem.exponent, self.problem.tol, self.ws)
         if candidate.strategy == "cholesky":
-            return run_cholesky(S, B, self.ws, self._wide() if how.storage is torch.float32 else None)
+            refinable = how.storage is torch.float32 and B is not None
+            return run_cholesky(S, B, self.ws, self._pair if refinable else None)
         if candidate.strategy in SUMS:
             return self._sum(candidate, S, low, high)
         if candidate.strategy == "hybrid-pe-nsrc":
@@ -183,6 +184,12 @@ class Case:
         replan = lambda a, b: steps_for(self.task, a, b, False)  # noqa: E731
         root = Iteration(S, None, steps, False, name, self.ws, 2 * steps.error, replan).run()
         return correct(root, replace(schedule, steps=steps), wide, self.ws)
+
+    def _pair(self) -> tuple[Tensor, Tensor]:
+        """A_s and B_s in float64, where there is a B."""
+        wide = self._wide()
+        assert wide is not None
+        return wide
 
     def _wide(self) -> tuple[Tensor, Tensor] | None:
         """A_s and B_s in float64, `None` without B."""

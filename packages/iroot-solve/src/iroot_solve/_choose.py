@@ -35,8 +35,9 @@ TRUNCATION_SHARE = 0.25
 LANCZOS_STEPS = 20
 LANCZOS_CALLS, CHOLESKY_LOOK_CALLS, KRYLOV_CALLS = 16, 40, 30
 FACTOR_WORTH = 1.5
-# A solve with a triangle and its transpose, over a product with the matrix; calls of a term of a sum.
-SOLVE_PER_PRODUCT, SUM_CALLS = 2.5, 8
+# A factorisation and the inverse from it, over the factorisation; calls of a term of a series.
+INVERSE_PER_CHOLESKY, SUM_CALLS = 2.5, 8
+WIDENED_CALLS = 20
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 
 
@@ -196,7 +197,9 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
         if strategy == "eigh":
             ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits)
         else:
-            ms = cholesky_ms(n, k, batch, bits, refined=bits == 32 and not task.root)
+            ms = cholesky_ms(n, k, batch, bits)
+            if bits == 32:  # its residual is taken in float64
+                ms += milliseconds("pass64", n, batch) + WIDENED_CALLS * CALL_MS
         # The certificate in eigenvector coordinates, or by solves: two or three products with all its columns.
         ms += 6 * certified_ms(task, bits) + FACTORED_CALLS * CALL_MS
         return Candidate(strategy, name, None, 0.0, ms, error)
@@ -218,16 +221,15 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
 
 
 def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding: float) -> Candidate:
-    """A series: for every term a product or solve with k columns, and passes over them."""
+    """A series: for every term a product with k columns, and passes over them."""
     n, batch, columns = task.n, task.batch, task.k * task.reuse
     cayley = strategy == "cayley"
     terms = (cayley_terms if cayley else chebyshev_terms)(kappa, task.tol)
     if kappa > MOST_KAPPA[strategy]:
         rounding = math.inf
-    term = SOLVE_PER_PRODUCT if cayley else 1.0
-    thin = term * milliseconds(f"skinny{bits}", n, batch) * max(columns, 4) / 16
+    thin = milliseconds(f"skinny{bits}", n, batch) * max(columns, 4) / 16
     thin += CALL_MS * SUM_CALLS + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
-    factor = milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
+    factor = INVERSE_PER_CHOLESKY * milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
     ms = terms * thin + factor + CERTIFIED_CALLS / 2 * CALL_MS
     return Candidate(strategy, name, None, 0.0, ms, rounding + SUM_SHARE * task.tol)
 

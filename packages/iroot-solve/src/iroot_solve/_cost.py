@@ -28,7 +28,6 @@ PASSES_PER_PRODUCT = 5.0
 CALL_MS = 0.003
 # Calls of a factorisation with its certificate, of an iteration's certificate, of a product and of a step.
 FACTORED_CALLS, CERTIFIED_CALLS, PRODUCT_CALLS, STEP_CALLS, THIN_CALLS = 110, 150, 5, 16, 7
-REFINED_CALLS = 15
 
 
 def cache_file() -> Path:
@@ -104,13 +103,9 @@ def eigh_ms(n: int, k: int, batch: int, bits: int) -> float:
     return milliseconds(f"eigh{bits}", n, batch) + _applied(n, 2 * k if k < n else k, batch, bits)
 
 
-def cholesky_ms(n: int, k: int, batch: int, bits: int, refined: bool = False) -> float:
-    """One Cholesky factorisation and two triangular solves with k columns, four and a float64 product if refined."""
-    ms = milliseconds(f"cholesky{bits}", n, batch) + _applied(n, 2 * k, batch, bits)
-    if not refined:
-        return ms
-    refinement = _applied(n, 2 * k, batch, bits) + _applied(n, k, batch, 64) + milliseconds("pass64", n, batch)
-    return ms + refinement + REFINED_CALLS * CALL_MS
+def cholesky_ms(n: int, k: int, batch: int, bits: int) -> float:
+    """One Cholesky factorisation and two triangular solves with k columns."""
+    return milliseconds(f"cholesky{bits}", n, batch) + _applied(n, 2 * k, batch, bits)
 
 
 def _applied(n: int, columns: int, batch: int, bits: int) -> float:
