@@ -1,0 +1,92 @@
+"""Every path on a CUDA device, against float64 on the CPU."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from iroot_solve import apply_inverse_root_gram_rhs_spd, orthogonalize, solve_gram_spd, solve_nonspd, solve_spd
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+STRATEGIES = ["auto", "direct-solve", "materialize-root", "chebyshev", "cayley", "lanczos", "eigh"]
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-2}
+N, K = 96, 5
+
+
+def _error(Z, expected):
+    gap = torch.linalg.matrix_norm(Z.double().cpu() - expected)
+    return float((gap / torch.linalg.matrix_norm(expected)).amax())
+
+
+def _limit(dtype):
+    return TOLERANCES[dtype] + torch.finfo(dtype).eps / 2
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("p", [1, 2, 4])
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "cholesky", "hybrid-pe-nsrc"])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_spd(spd, rhs, truth, dtype, p, strategy, batch):
+    if strategy in ("cholesky", "hybrid-pe-nsrc") and p > 1:
+        pytest.skip("p = 1 only")
+    A, B = spd(N, 10.0, dtype=dtype).repeat(*batch, 1, 1), rhs(*batch, N, K, dtype=dtype)
+    result = solve_spd(A.cuda(), B.cuda(), p_val=p, strategy=strategy)
+    assert bool(result.stats.converged.all()) and result.Z.is_cuda
+    assert _error(result.Z, truth(A, B, -1 / p)) <= _limit(dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("shape", [(200, 40), (30, 120)])
+@pytest.mark.parametrize("dual", [False, True])
+def test_gram(rhs, dtype, shape, dual):
+    G = rhs(*shape, dtype=torch.float64).to(dtype)
+    B = rhs(shape[0] if dual else shape[1], K, dtype=dtype)
+    ridge = 0.1 * shape[0]
+    solve = apply_inverse_root_gram_rhs_spd if dual else solve_gram_spd
+    first = solve(G.cuda(), B.cuda(), ridge=ridge)
+    values, V = torch.linalg.eigh(G.double().mT @ G.double() + ridge * torch.eye(shape[1], dtype=torch.float64))
+    right = G.double().mT @ B.double() if dual else B.double()
+    expected = (V * values.rsqrt()) @ (V.mT @ right)
+    assert first.stats.status == "converged" and _error(first.Z, expected) <= _limit(dtype)
+
+
+def test_operators_and_pinv(spd, rhs, truth):
+    A, B = spd(N, 10.0), rhs(N, K)
+    on_device = A.cuda()
+    for settings in ({}, {"strategy": "chebyshev", "lambda_max": 1.01, "kappa_max": 11.0}):
+        Z = solve_spd(lambda V: on_device @ V, B.cuda(), **settings).Z
+        assert _error(Z, truth(A, B, -1 / 2)) <= 1.1e-4
+    singular = torch.block_diag(
+        spd(N // 2, 10.0, dtype=torch.float64), torch.zeros(N // 2, N // 2, dtype=torch.float64)
+    )
+    B = rhs(N, K, dtype=torch.float64)
+    result = solve_spd(singular.cuda(), B.cuda(), on_singular="pinv")
+    expected = torch.zeros_like(B)
+    expected[: N // 2] = truth(singular[: N // 2, : N // 2], B[: N // 2], -1 / 2)
+    assert int(result.stats.rank) == N // 2 and _error(result.Z, expected) <= 1e-10
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_general_matrices(p):
+    rng = np.random.default_rng(0)
+    A = torch.from_numpy(np.eye(N) * 4 + rng.standard_normal((N, N)) / N**0.5)
+    B = torch.from_numpy(rng.standard_normal((N, K)))
+    Z = solve_nonspd(A.cuda(), B.cuda(), p_val=p).Z
+    values, V = torch.linalg.eig(A)
+    expected = (V @ (values.pow(-1 / p).unsqueeze(-1) * torch.linalg.solve(V, B.to(V.dtype)))).real
+    assert _error(Z, expected) <= 1e-9
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("shape", [(150, 40), (40, 150), (64, 64)])
+def test_polar_factor(rhs, dtype, shape):
+    G = rhs(*shape, dtype=torch.float64).to(dtype)
+    U, _, Vh = torch.linalg.svd(G.double(), full_matrices=False)
+    assert _error(orthogonalize(G.cuda()), U @ Vh) <= _limit(dtype) + torch.finfo(dtype).eps
+
+
+def test_a_rational_power(spd, rhs, truth):
+    A, B = spd(N, 10.0), rhs(N, K)
+    for strategy in ("lanczos", "chebyshev", "cayley"):
+        Z = solve_spd(A.cuda(), B.cuda(), exponent=Fraction(-2, 3), strategy=strategy).Z
+        assert _error(Z, truth(A, B, -2 / 3)) <= 1.1e-4
