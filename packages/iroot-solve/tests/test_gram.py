@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from iroot_solve import NonFiniteInputError, apply_inverse_root_gram_rhs_spd, solve_gram_spd
+from iroot_solve import NonFiniteInputError, PrecondConfig, apply_inverse_root_gram_rhs_spd, solve_gram_spd
 
 EXPONENTS = [Fraction(-1, p) for p in (1, 2, 3, 4, 8)] + [Fraction(-2, 3), Fraction(1, 2)]
 TALL, SQUARE, WIDE = (96, 24), (24, 24), (12, 60)
@@ -272,3 +272,38 @@ def test_a_second_call_allocates_nothing_but_Z(matrix, rhs, allocations, shape, 
     with allocations(shape[1] * 64, G, B, *ws._buffers.values()) as found:
         solve(G, B, ridge=0.1, workspace=ws)
     assert len(found) == 1, found
+
+
+@pytest.mark.parametrize("shape", [TALL, SQUARE, WIDE], ids=str)
+@pytest.mark.parametrize("p", [1, 2, 4])
+@pytest.mark.parametrize("kappa", [1e2, 1e3, 1e6])
+def test_golub_kahan_loses_the_condition_of_G_only(matrix, rhs, distance, allocations, shape, p, kappa):
+    """c·κ(G)·u in float64, c = 2√m for products of length m and both of them, where GᵀG would lose κ(G)²·u."""
+    G, B = matrix(shape, kappa, dtype=torch.float64), rhs(shape[1], 3, dtype=torch.float64)
+    ridge = 0.0 if shape[0] >= shape[1] else kappa**-2.0
+    with allocations(shape[1] ** 2, G, B) as found:
+        result = solve_gram_spd(G, B, p_val=p, ridge=ridge, strategy="lanczos", tol=1e-8)
+    if shape is not SQUARE:
+        assert [name for name in found if name.endswith(f"(1, {shape[1]}, {shape[1]})")] == []  # no GᵀG
+    error = distance(result.Z, _truth(G, B, Fraction(-1, p), ridge))
+    assert result.stats.status == "converged" and result.stats.strategy == "lanczos"
+    assert error <= 1e-8 and (kappa < 1e6 or error <= 2 * shape[0] ** 0.5 * kappa * 2.0**-53 + 2.5e-9)
+    assert 0.1 * error <= float(result.stats.error) + 2.0**-50
+
+
+def test_golub_kahan_knows_a_singular_matrix(rhs):
+    G = rhs(30, 4, dtype=torch.float64) @ rhs(4, 8, seed=3, dtype=torch.float64)
+    result = solve_gram_spd(G, rhs(8, 2, dtype=torch.float64), strategy="lanczos", on_failure="nan")
+    assert result.stats.status in ("singular", "stagnated") and bool(result.Z.isnan().all())
+    with pytest.raises(ValueError, match="needs B"):
+        solve_gram_spd(G, None, strategy="lanczos")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("mode", ["jacobi", "ruiz", "aol", "row-norm"])
+def test_column_scalings_are_undone_for_p_1(matrix, rhs, distance, within, dtype, mode):
+    G = (matrix(TALL, 4.0, dtype=torch.float64) * torch.logspace(-2, 2, TALL[1], dtype=torch.float64)).to(dtype)
+    B = rhs(TALL[1], 3, dtype=dtype)
+    result = solve_gram_spd(G, B, p_val=1, precond_config=PrecondConfig(mode=mode))
+    assert result.stats.status == "converged" and "undone" in result.stats.precond
+    assert distance(result.Z, _truth(G, B, Fraction(-1))) <= within(DTYPES[dtype], dtype)

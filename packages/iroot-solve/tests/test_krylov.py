@@ -1,11 +1,13 @@
 """lanczos, chebyshev and cayley on B: dense matrices and operators."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from iroot_solve import NotPositiveDefiniteError, solve_gram_spd, solve_spd
+from iroot_solve._choose import READING, Task, choose
 
 N = 64
 STRATEGIES = ["lanczos", "chebyshev", "cayley"]
@@ -156,3 +158,24 @@ def test_what_is_no_operator(rhs):
         solve_spd(lambda V: V, None)
     with pytest.raises(ValueError, match="same shape"):
         solve_spd(lambda V: V[:-1], rhs(8, 2))
+
+
+@pytest.mark.parametrize("strategy", ["chebyshev", "cayley"])
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_a_series_of_fixed_length_reads_nothing(spd, rhs, truth, distance, host_reads, strategy, p):
+    A, B = spd(N, 50.0), rhs(N, 3)
+    settings = {"kappa_max": 60.0, "verify": False, "on_failure": "nan", "p_val": p}
+    with host_reads() as found:
+        result = solve_spd(A, B, strategy=strategy, **settings)
+    assert found == [] and result.stats.status == "unverified" and result.stats.strategy == strategy
+    assert distance(result.Z, truth(A, B, -1 / p)) <= 1e-4
+    with pytest.raises(ValueError, match="lanczos.*verify"):
+        solve_spd(A, B, strategy="lanczos", **settings)
+
+
+def test_auto_keeps_to_two_reads_on_a_device():
+    """A series or a Krylov process reads as it runs."""
+    task = Task(2048, 16, 1, Fraction(-1, 2), 1e-4, False)
+    assert choose(task, 1e-2, 1.0).strategy in READING
+    assert choose(replace(task, quiet=True), 1e-2, 1.0).strategy not in READING
+    assert choose(replace(task, quiet=True), 1e-2, 1.0, "chebyshev").strategy == "chebyshev"

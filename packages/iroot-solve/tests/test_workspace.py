@@ -15,6 +15,8 @@ STRATEGIES = [
     ("direct-solve", 2),
     ("direct-solve", 1),
     ("materialize-root", 3),
+    ("chebyshev", 2),
+    ("cayley", 2),
 ]
 
 

@@ -27,6 +27,7 @@ from iroot_solve._sums import MOST_KAPPA, cayley_terms, chebyshev_terms
 from iroot_solve._sums import SHARE as SUM_SHARE
 
 SUMS = ("chebyshev", "cayley")
+READING = (*SUMS, "lanczos")
 ITERATIONS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc", *SUMS)
 STRATEGIES = ("auto", *ITERATIONS, "lanczos", "eigh", "cholesky")
 MAX_KAPPA = 1e14
@@ -52,6 +53,7 @@ class Task:
         root: The root itself is wanted.
         reuse: How often the root will be applied to a right-hand side like this one.
         precisions: Precisions allowed, in the order of preference at equal cost.
+        quiet: On a device: what reads numbers back while it runs is for those who ask for it by name.
     """
 
     n: int
@@ -62,6 +64,7 @@ class Task:
     root: bool
     reuse: int = 1
     precisions: tuple[str, ...] = ("fp32", "fp64")
+    quiet: bool = False
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -185,7 +188,11 @@ def factoring_is_looking(task: Task) -> bool:
 def choose(task: Task, low: float, high: float, strategy: str = "auto", kappa: float | None = None) -> Candidate:
     """The cheapest candidate predicted to meet the tolerance; the most accurate one where none is."""
     task.check(strategy)
-    named = [c for c in candidates(task, low, high, kappa) if strategy in ("auto", c.strategy)]
+    found = candidates(task, low, high, kappa)
+    if strategy == "auto":
+        named = [c for c in found if not (task.quiet and c.strategy in READING)]
+    else:
+        named = [c for c in found if c.strategy == strategy]
     good = [c for c in named if task.meets(c.error)]
     return good[0] if good else min(named, key=lambda c: (c.error, c.milliseconds))
 

@@ -15,6 +15,7 @@ import torch
 from iroot_precond import scale_by_power_of_two
 from torch import Tensor
 
+from iroot_solve._golub_kahan import solve_golub_kahan
 from iroot_solve._problem import Gram, Problem, check_matrix, check_right_hand_side, is_vector, read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._scales import magnitude
@@ -47,7 +48,7 @@ def solve_gram_spd(
             are not kept.
         workspace: Of an earlier result.
         **settings: Keyword arguments of `solve_spd`: ridge, ridge_rel (times the mean of the diagonal of GᵀG),
-            strategy, precision, on_failure, out, …
+            strategy (lanczos: without GᵀG, and to κ(G)·u), precision, on_failure, out, …
 
     Returns:
         `(Z, workspace, stats, schedule)`. Cost: m·n²/2 multiply-adds in float64, then as `solve_spd`; with m < n
@@ -73,6 +74,8 @@ def solve_gram_spd(
     if problem.empty:
         return solve(problem, options, ws)
     source = _source(G, problem, ws, reuse_precond)
+    if options.strategy == "lanczos":
+        return solve_golub_kahan(replace(problem, gram=source), options, ws)
     if m < n:
         problem = replace(problem, gram=source)
         check_wide(problem, options)

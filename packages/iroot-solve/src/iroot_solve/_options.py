@@ -47,6 +47,8 @@ class Options:
             raise ValueError(f"rcond={self.rcond!r} must lie in [0, 1): a share of the largest eigenvalue")
         if self.pinv and self.strategy not in ("auto", "eigh"):
             raise ValueError(f"strategy={self.strategy!r} does not apply to on_singular='pinv'; auto and eigh do")
+        if self.blind and self.strategy == "lanczos":
+            raise ValueError("strategy='lanczos' reads numbers back while it runs: it cannot go without verify")
         if self.kappa_max is not None and not self.kappa_max >= 1:
             raise ValueError(f"kappa_max={self.kappa_max!r} must be ≥ 1: a promised bound of λmax/λmin")
         if self.lambda_max is not None and not self.lambda_max > 0:

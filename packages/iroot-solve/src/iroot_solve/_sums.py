@@ -14,7 +14,15 @@ from functools import lru_cache
 
 import torch
 from iroot_coeffs import chebyshev_expansion
-from iroot_kernels import SeriesResult, Workspace, cayley_coefficients, cayley_series, chebyshev_series
+from iroot_kernels import (
+    SeriesResult,
+    Workspace,
+    cayley_apply,
+    cayley_coefficients,
+    cayley_series,
+    chebyshev_apply,
+    chebyshev_series,
+)
 from torch import Tensor
 
 from iroot_solve._certificate import Action
@@ -108,6 +116,32 @@ def run_cayley(
     coefficients = _cayley_coefficients(exponent, high / low)
     found = cayley_series(S, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
     return _outcome("cayley", found, B, exponent, kappa or high / low)
+
+
+def run_fixed(
+    strategy: str, S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
+) -> Outcome:
+    """The same with as many terms as [low, high] needs: nothing is read, and nothing is known of the error."""
+    share, alpha = SHARE * tol, float(exponent)
+    if strategy == "cayley":
+        terms = _cut(_cayley_coefficients(exponent, high / low), share * (high / low) ** (alpha / 2))
+        Z, _ = cayley_apply(S, B, terms, low, high, exponent=alpha, ws=ws)
+    else:
+        terms = _cut(_chebyshev_coefficients(exponent, high / low), share)
+        Z = chebyshev_apply(lambda V: torch.bmm(S, V), B, terms, low, high, exponent=alpha, ws=ws)
+    name = "fp64" if B.dtype is torch.float64 else "fp32"
+    plan = DirectSchedule(strategy, f"{strategy} in {name}: {len(terms)} terms")
+    return Outcome(Z, None, B.dtype, strategy, name, plan, len(terms), {"columns": len(terms) * B.shape[-1]})
+
+
+def _cut(coefficients: tuple[float, ...], tol: float) -> tuple[float, ...]:
+    """Without a tail of less than tol."""
+    tail = 0.0
+    for count in range(len(coefficients), 0, -1):
+        tail += abs(coefficients[count - 1])
+        if tail > tol:
+            return coefficients[:count]
+    return coefficients[:1]
 
 
 def stored(B: Tensor, ws: Workspace) -> Tensor:

@@ -121,7 +121,7 @@ def _solve(
 ) -> None:
     source, alpha, damping = problem.gram, problem.exponent, options.damping
     assert source is not None
-    B, f, usable = _right_hand_side(problem, ws)
+    B, f, usable = scaled_right_hand_side(problem, ws)
     G = source.G if bool(usable.all()) else source.G.masked_fill(~usable[:, None, None], 0.0)
     unit = power_of_two(2 * source.exponent, torch.float64)
     ridge = damping.ridge / unit + damping.ridge_rel * G.square().sum((-2, -1)) / problem.n
@@ -153,7 +153,7 @@ def _solve(
     ledger.products = {"eigh": problem.count, "columns": problem.columns}
 
 
-def _right_hand_side(problem: Problem, ws: SolveWorkspace) -> tuple[Tensor, Tensor, Tensor]:
+def scaled_right_hand_side(problem: Problem, ws: SolveWorkspace) -> tuple[Tensor, Tensor, Tensor]:
     """2^-f·B in float64 with entries at most 1 (I for the root), f `(b,)`, and which matrices are finite."""
     assert problem.gram is not None
     G, B = problem.gram.G, problem.B
