@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iroot_kernels._cayley import shifted_solve
@@ -84,12 +86,12 @@ def series_apply(
             part.add_(here, alpha=c[j])
         if j % block == 0 or j + 1 >= len(c):
             Z.add_(part)
-            if rest.settled(j, *torch.stack((_norm(part), _norm(Z))).tolist()) or j + 1 >= len(c):
+            if rest.settled(j, *torch.stack((_norm(part), _norm(Z))).cpu().numpy()) or j + 1 >= len(c):
                 break
             part.zero_()
         double(here, before)
         here, before, j = before, here, j + 1
-    error = torch.tensor(rest.error, dtype=torch.float64, device=B.device)
+    error = torch.from_numpy(rest.error).to(B.device)
     return SeriesResult(Z, j + 1, error, error <= tol)
 
 
@@ -189,39 +191,41 @@ class _Rest:
 
     def __init__(self, c: list[float], tol: float, block: int) -> None:
         self.c, self.tol, self.block = c, tol, block
-        self.last: list[float] | None = None
+        self.before: list[NDArray[np.float64]] = []
         self.planned = 0.0
-        self.error: list[float] = []
+        self.error: NDArray[np.float64] = np.empty(0)
 
-    def settled(self, j: int, parts: list[float], sizes: list[float]) -> bool:
+    def settled(self, j: int, parts: NDArray[np.float64], sizes: NDArray[np.float64]) -> bool:
         """Take the blocks that end at j into account; whether every matrix is below `tol`.
 
-        One block alone proves nothing: how its terms fall is seen by the next. Nor does the last one there is.
+        One block alone proves nothing: how its terms fall is seen by the next, better by the next but one, for a block
+        may be small or large by chance. Nor does the last one there is.
         """
-        last, seen = [float("inf")] * len(parts) if self.last is None else self.last, parts
-        if self.last is not None:  # a block may be small by chance, where its terms happen to cancel
-            parts = [max(now, self.planned * before) for now, before in zip(parts, last, strict=True)]
+        now, finite = parts, np.isfinite(parts) & np.isfinite(sizes)
+        if self.before:
+            now = np.maximum(parts, self.planned * self.before[-1])
         self.planned = self._planned(j)
-        self.error = [_relative(*numbers, self.planned) for numbers in zip(parts, last, sizes, strict=True)]
-        alone, self.last = self.last is None, seen
-        if alone or j + 1 >= len(self.c):  # nothing says how the terms go on
-            self.error = [error if not error else float("inf") for error in self.error]
-        return all(error <= self.tol for error in self.error)
+        with np.errstate(all="ignore"):
+            ratio = np.clip(np.maximum(self.planned, self._fall(now)), 0.0, 0.99)
+            self.error = np.where(sizes > 0, now * ratio / ((1 - ratio) * sizes), 0.0)
+        if not self.before or j + 1 >= len(self.c):  # nothing says how the terms go on
+            self.error = np.where(self.error > 0, np.inf, 0.0)
+        self.error = np.where(finite, self.error, np.inf)
+        self.before = [*self.before[-1:], parts]
+        return bool((self.error <= self.tol).all())
+
+    def _fall(self, now: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What a block is to the one before, from the last two or three."""
+        if not self.before:
+            return np.zeros_like(now)
+        first = self.before[0]
+        return np.asarray(np.where(first > 0, now / first, 0.0) ** (1 / len(self.before)))
 
     def _planned(self, j: int) -> float:
         """What the next block is to this one, by their coefficients; where there are no more, as it was before."""
         now = max((abs(value) for value in self.c[max(0, j - self.block + 1) : j + 1]), default=0.0)
         after = max((abs(value) for value in self.c[j + 1 : j + self.block + 1]), default=0.0)
         return after / now if after and now else self.planned
-
-
-def _relative(part: float, last: float, size: float, planned: float) -> float:
-    """The rest after a block of the norm `part`, over `size`; infinite for what is not finite."""
-    ratio = min(max(planned, part / last if last else 0.0), 0.99)
-    rest = part * ratio / (1 - ratio)
-    if not rest < float("inf") or not size < float("inf"):
-        return float("inf")
-    return rest / size if size else 0.0
 
 
 def _norm(V: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ FACTOR_WORTH = 1.5
 # A factorisation and the inverse from it, over the factorisation; calls of a term of a series.
 INVERSE_PER_CHOLESKY, SUM_CALLS = 2.5, 8
 WIDENED_CALLS = 20
+# A product with fewer columns than this reads the matrix all the same.
+LEAST_COLUMNS = 8
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 
 
@@ -164,7 +166,7 @@ def lanczos_ms(task: Task, steps: int) -> float:
 def basis_ms(task: Task, steps: int, bits: int) -> float:
     """A Lanczos process with k columns that keeps its basis: products, calls, two reads of it, eigh of each T."""
     n, k, batch = task.n, task.k * task.reuse, task.batch
-    product = milliseconds(f"skinny{bits}", n, batch) * max(k, 4) / 16
+    product = milliseconds(f"skinny{bits}", n, batch) * max(k, LEAST_COLUMNS) / 16
     basis = steps * k / n * milliseconds(f"pass{bits}", n, batch)
     small = 2 * milliseconds("eigh64", steps, 2 * k * batch)
     return steps * (KRYLOV_CALLS * CALL_MS + product + basis) + small + CERTIFIED_CALLS / 2 * CALL_MS
@@ -234,7 +236,7 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
     terms = (cayley_terms if cayley else chebyshev_terms)(kappa, task.tol)
     if kappa > MOST_KAPPA[strategy]:
         rounding = math.inf
-    thin = milliseconds(f"skinny{bits}", n, batch) * max(columns, 4) / 16
+    thin = milliseconds(f"skinny{bits}", n, batch) * max(columns, LEAST_COLUMNS) / 16
     thin += CALL_MS * SUM_CALLS + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
     factor = INVERSE_PER_CHOLESKY * milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
     ms = terms * thin + factor + CERTIFIED_CALLS / 2 * CALL_MS
