@@ -38,6 +38,7 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+GRAM, KRYLOV = (f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram", "krylov"))
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
 COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
 SOLVE_SRC = "packages/iroot-solve/src/iroot_solve"
@@ -66,14 +67,12 @@ MUTANTS = (
     Mutant(
         "update term", f"{PRECOND_SRC}/_lanczos.py", "torch.bmm(w, columns), Q, alpha=-1)", "h, Q, alpha=0)", (PRECOND,)
     ),
-    Mutant(
-        "update term", f"{SOLVE_SRC}/_cholesky.py", "right - thin(A, refined)", "right + thin(A, refined)", (SOLVE,)
-    ),
+    Mutant("update term", f"{SOLVE_SRC}/_cholesky.py", "B - thin(A, Z)", "B + thin(A, Z)", (SOLVE,)),
     Mutant(
         "ridge",
         f"{SOLVE_SRC}/_matrix.py",
-        "self.ridge + self.ridge_rel * mean",
-        "self.ridge - self.ridge_rel * mean",
+        "found.add_(mean, alpha=self.ridge_rel)",
+        "found.add_(mean, alpha=-self.ridge_rel)",
         (SOLVE,),
     ),
     Mutant(
@@ -90,6 +89,20 @@ MUTANTS = (
         "return None",
         (SOLVE,),
     ),
+    Mutant("certificate", f"{KERNELS_SRC}/_series.py", "now * ratio / ((1", "1e-3 * now * ratio / ((1", (KERNELS,)),
+    Mutant("certificate", f"{KERNELS_SRC}/_krylov.py", "envelope * usable, unseen", "unseen, unseen", (KERNELS,)),
+    Mutant(
+        "update term",
+        f"{KERNELS_SRC}/_series.py",
+        "addcmul_(solve(V), slope)",
+        "addcmul_(solve(V), -slope)",
+        (KERNELS,),
+    ),
+    Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + gram.exponent", "self.undo", (GRAM,)),
+    Mutant("update term", f"{SOLVE_SRC}/_wide_gram.py", "alpha * torch.log1p", "-alpha * torch.log1p", (GRAM,)),
+    Mutant("cache", f"{SOLVE_SRC}/_result.py", "key = (owner._version, ", "key = (", (GRAM,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_gram_matrix.py", "+ self.ridge * rows", "", (GRAM,)),
+    Mutant("fallback", f"{SOLVE_SRC}/_lanczos.py", "error, torch.inf)", "error, 0.0)", (KRYLOV, GRAM, KERNELS)),
     Mutant("fallback", f"{SOLVE_SRC}/_iterate.py", "> self.tol / 2 for y", "> 1e9 for y", (SOLVE,)),
     Mutant(
         "fallback",
