@@ -93,11 +93,13 @@ def test_doctor_tells_versions_threads_flags_backends_and_calibration(capsys):
 def test_doctor_calibrates(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("IROOT_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(_calibrate, "_median_ms", lambda call, seconds=0.4: 0.5)
-    status, output = run(capsys, "doctor", "--calibrate")
-    assert status == 0 and "calibration_cpu.json" in output and "the same" in output
-    assert _cost.table()["single"]["mm32"][0] == 0.5
-    monkeypatch.undo()
-    _cost.table.cache_clear()
+    try:
+        status, _ = run(capsys, "doctor", "--calibrate")
+        assert status == 0 and (tmp_path / "calibration_cpu.json").exists()
+        assert _cost.table()["single"]["mm32"][0] == 0.5
+    finally:  # the table is kept: the other tests go by the one that ships
+        monkeypatch.undo()
+        _cost.table.cache_clear()
 
 
 def test_doctor_is_red_where_the_wheels_do_not_belong_together(capsys, monkeypatch):

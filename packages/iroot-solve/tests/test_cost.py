@@ -62,9 +62,17 @@ def test_the_median_of_calls_is_positive():
     assert len(calls) >= 4  # one to warm up, three to take the median of
 
 
-def test_the_users_table_counts_on_the_machine_it_was_measured_on(monkeypatch, tmp_path):
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    """A cache directory of one's own; the table is kept, so it is read anew before and after."""
     monkeypatch.setenv("IROOT_CACHE_DIR", str(tmp_path / "new"))
     _cost.table.cache_clear()
+    yield
+    monkeypatch.undo()
+    _cost.table.cache_clear()
+
+
+def test_the_users_table_counts_on_the_machine_it_was_measured_on(empty_cache):
     shipped = _cost.table()
     own = json.loads(json.dumps(shipped)) | {"machine": _cost.machine(), "torch": "mine"}
     for data, counts in (
@@ -79,5 +87,3 @@ def test_the_users_table_counts_on_the_machine_it_was_measured_on(monkeypatch, t
     _cost.cache_file().write_text("{")
     _cost.table.cache_clear()
     assert _cost.table() == shipped
-    monkeypatch.undo()
-    _cost.table.cache_clear()
