@@ -148,7 +148,8 @@ def cayley_series(
         A: `(b, n, n)` symmetric, float32 or float64.
         B: `(b, n, k)` of the same dtype.
         coefficients: `cayley_coefficients(exponent, high/low, …)`, as many as there are.
-        low, high: Ends of the spectrum; the ratio is that of the coefficients.
+        low: Lower end of the spectrum.
+        high: Upper end; the ratio is that of the coefficients.
         exponent: α.
         tol: Of the rest, relative to Z.
         ws: Buffers.

@@ -73,7 +73,11 @@ def apply_inverse_root_gram_spd(
 
     Args:
         G_norm: `(..., m, n)` with singular values in the square root of the interval that `abc_t` was made for.
-        M_norm, abc_t, p_val, ws, **settings: As in `apply_inverse_root_auto`.
+        M_norm: `(..., n, k)`, as in `apply_inverse_root_auto`, like all that follow.
+        abc_t: `(T, 3)` rows (a, b, c).
+        p_val: p ≥ 1.
+        ws: Workspace to reuse.
+        **settings: Its other keyword arguments.
 
     Returns:
         As `apply_inverse_root_auto`; one product of n×m by m×n more.

@@ -101,7 +101,12 @@ def apply_inverse_root_gram_rhs_spd(
     Args:
         G: `(..., m, n)`, any aspect.
         B: `(..., m, k)` or `(m,)`.
-        p_val, exponent, tol, reuse_precond, workspace, **settings: As in `solve_gram_spd`.
+        p_val: As in `solve_gram_spd`, like all that follow.
+        exponent: Another power.
+        tol: Target of the relative error.
+        reuse_precond: Keep the Gram matrix.
+        workspace: Of an earlier result.
+        **settings: Keyword arguments of `solve_spd`.
 
     Returns:
         `(Z, workspace, stats, schedule)` with Z `(..., n, k)`. Nothing larger than min(m, n) squared is formed.
