@@ -18,6 +18,7 @@ from iroot_solve import (
     solve_gram_spd,
     solve_spd,
 )
+from iroot_solve._choose import STRATEGIES
 
 CALLS = int(os.environ.get("IROOT_FUZZ_CALLS", "1500"))
 SECONDS = float(os.environ.get("IROOT_FUZZ_SECONDS", "40"))
@@ -130,7 +131,7 @@ def _settings(rng, call):
     if rng.random() < 0.3:
         found["tol"] = 10.0 ** rng.uniform(-9 if call.M.dtype is torch.float64 else -6, -2)
     if rng.random() < 0.3:
-        found["strategy"] = str(rng.choice(["direct-solve", "materialize-root", "eigh", "cholesky", "hybrid-pe-nsrc"]))
+        found["strategy"] = str(rng.choice(STRATEGIES[1:]))
     if rng.random() < 0.15:
         found["precond_config"] = PrecondConfig(mode=str(rng.choice(["jacobi", "ruiz", "aol", "frob", "row-norm"])))
     if rng.random() < 0.1:

@@ -118,7 +118,8 @@ def _solve(A: Operator, problem: Problem, options: Options, ledger: Ledger, ws: 
     ledger.ridge[:] = options.damping.ridge
     if outcome.lowest is not None:
         ledger.lambda_min = outcome.lowest.cpu().numpy().astype(float)
-        ledger.codes[ledger.lambda_min <= 0] = Status.not_positive_definite
+        # A Ritz value of zero, up to rounding, is fine for a positive power: only where there is no answer.
+        ledger.codes[np.isinf(ledger.error) & (ledger.lambda_min <= 0)] = Status.not_positive_definite
     ledger.codes[~fine.cpu().numpy()] = Status.nonfinite_input
 
 
