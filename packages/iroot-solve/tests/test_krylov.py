@@ -6,7 +6,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from iroot_solve import NotPositiveDefiniteError, solve_gram_spd, solve_spd
+from iroot_solve import (
+    NotPositiveDefiniteError,
+    PrecondConfig,
+    PreconditionerIgnoredWarning,
+    solve_gram_spd,
+    solve_spd,
+)
 from iroot_solve._choose import READING, Task, choose
 
 N = 64
@@ -189,3 +195,15 @@ def test_auto_keeps_to_two_reads_on_a_device():
     assert choose(task, 1e-2, 1.0).strategy in READING
     assert choose(replace(task, quiet=True), 1e-2, 1.0).strategy not in READING
     assert choose(replace(task, quiet=True), 1e-2, 1.0, "chebyshev").strategy == "chebyshev"
+
+
+def test_what_an_operator_cannot_use_is_said(spd, rhs):
+    A, B = spd(N, 10.0), rhs(N, 2)
+    with pytest.warns(PreconditionerIgnoredWarning, match="for an operator"):
+        solve_spd(lambda V: A @ V, B, precond_config=PrecondConfig(mode="jacobi"))
+    with pytest.raises(TypeError, match="B has dtype torch.int32"):
+        solve_spd(lambda V: V, B.int())
+    for G in (rhs(5, 9), rhs(9, 5)):
+        with pytest.warns(PreconditionerIgnoredWarning, match="not formed"):
+            settings = {"ridge": 1.0, "precond_config": PrecondConfig(mode="jacobi")}
+            solve_gram_spd(G, rhs(G.shape[1], 2), strategy="auto" if len(G) == 5 else "lanczos", **settings)

@@ -19,7 +19,7 @@ from iroot_solve._golub_kahan import solve_golub_kahan
 from iroot_solve._problem import Gram, Problem, check_matrix, check_right_hand_side, is_vector, read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._scales import magnitude
-from iroot_solve._solve import solve
+from iroot_solve._solve import solve, warn_of_ignored_scaling
 from iroot_solve._spd import read_options
 from iroot_solve._wide_gram import check_wide, solve_wide, spectrum_of
 
@@ -74,6 +74,8 @@ def solve_gram_spd(
     if problem.empty:
         return solve(problem, options, ws)
     source = _source(G, problem, ws, reuse_precond)
+    if options.strategy == "lanczos" or m < n:
+        warn_of_ignored_scaling(options, "where GᵀG is not formed")
     if options.strategy == "lanczos":
         return solve_golub_kahan(replace(problem, gram=source), options, ws)
     if m < n:

@@ -15,11 +15,11 @@ from iroot_solve._ladder import Ledger
 from iroot_solve._lanczos import run_lanczos
 from iroot_solve._options import Options
 from iroot_solve._outcome import Outcome
-from iroot_solve._problem import Problem
+from iroot_solve._problem import Problem, check_dtype
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._scales import magnitude
-from iroot_solve._solve import destination
+from iroot_solve._solve import destination, warn_of_ignored_scaling
 from iroot_solve._sums import run_chebyshev
 
 STRATEGIES = ("auto", "lanczos", "chebyshev")
@@ -35,6 +35,7 @@ def placeholder(B: Tensor | None) -> Any:
     """A matrix of zeros, without memory, that stands for an operator on B."""
     if not isinstance(B, Tensor) or not B.ndim:
         raise ValueError("A is an operator: pass B, a tensor (..., n, k) or (n,)")
+    check_dtype("B", B)
     batch, n = (B.shape[:-2], B.shape[-2]) if B.ndim > 1 else (B.shape[:0], B.shape[0])
     return B.new_zeros(()).expand(*batch, n, n)
 
@@ -73,6 +74,7 @@ def solve_operator(A: Any, problem: Problem, options: Options, workspace: SolveW
         IrootError: As `solve_spd`; there is no rung below the first.
     """
     _check(problem, options)
+    warn_of_ignored_scaling(options, "for an operator")
     ws = SolveWorkspace() if workspace is None else workspace
     with torch.no_grad(), np.errstate(all="ignore"):
         ledger = Ledger.empty(destination(problem, options.out))

@@ -206,11 +206,12 @@ def check_matrix(name: str, A: Tensor, wanted: str = "a matrix, shape (..., m, n
         raise TypeError(f"{name} must be a torch.Tensor, not {type(A).__name__}; use torch.as_tensor({name})")
     if A.ndim < 2:
         raise ValueError(f"{name} must be {wanted}, not {tuple(A.shape)}")
-    _check_dtype(name, A)
+    check_dtype(name, A)
     _check_gradient(name, A)
 
 
-def _check_dtype(name: str, A: Tensor) -> None:
+def check_dtype(name: str, A: Tensor) -> None:
+    """TypeError unless A is dense and of a supported dtype."""
     if A.layout is not torch.strided:
         raise TypeError(f"{name} is sparse ({A.layout}); pass {name}.to_dense()")
     if A.is_complex():
@@ -234,7 +235,7 @@ def check_right_hand_side(name: str, A: Tensor, B: Tensor) -> None:
         raise TypeError(f"B must be a torch.Tensor, not {type(B).__name__}; use torch.as_tensor(B)")
     if B.ndim < 1:
         raise ValueError(f"B must have shape (..., n, k) or (n,), not {tuple(B.shape)}")
-    _check_dtype("B", B)
+    check_dtype("B", B)
     if B.dtype != A.dtype:
         raise TypeError(f"{name} is {A.dtype} and B is {B.dtype}; convert one of them, e.g. B.to(A.dtype)")
     if B.device != A.device:

@@ -133,9 +133,15 @@ def destination(problem: Problem, out: Tensor | None) -> Tensor:
 
 
 def _warn_if_ignored(problem: Problem, options: Options) -> None:
-    if options.strategy == "eigh" and options.precond.mode in CONGRUENCES and problem.exponent != -1:
+    if options.strategy == "eigh" and problem.exponent != -1:
+        warn_of_ignored_scaling(options, "with strategy='eigh'")
+
+
+def warn_of_ignored_scaling(options: Options, where: str) -> None:
+    """Say that a congruence was asked for where none can help."""
+    if options.precond.mode in CONGRUENCES:
         warnings.warn(
-            f"PrecondConfig(mode={options.precond.mode!r}) changes nothing with strategy='eigh'; drop it",
+            f"PrecondConfig(mode={options.precond.mode!r}) changes nothing {where}; drop it",
             PreconditionerIgnoredWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
