@@ -31,13 +31,11 @@ def _count(*args, **settings):
 
 
 # Views are among them.
-@pytest.mark.parametrize(("p", "k", "limit"), [(2, 16, 130), (1, 16, 125), (2, None, 120)])
+@pytest.mark.parametrize(("p", "k", "limit"), [(2, 16, 130), (1, 16, 145), (2, None, 120)])
 @pytest.mark.parametrize("batch", [(), (64,)])
 def test_torch_calls_of_a_small_solve(spd, rhs, batch, p, k, limit):
     A = spd(32, 1e2).repeat(*batch, 1, 1)
     calls = _count(A, None if k is None else rhs(*batch, 32, k), p_val=p, strategy="eigh" if p == 2 else "cholesky")
-    if batch and p == 1:  # float32 there, with the residual in float64
-        limit += 25
     assert sum(calls.values()) <= limit, calls.most_common()
 
 

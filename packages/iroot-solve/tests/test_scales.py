@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import pytest
 import torch
-from iroot_solve._matrix import _with_transpose
 from iroot_solve._problem import read_problem
 from iroot_solve._scales import Scales
+from iroot_solve._transpose import plus_transpose
 
 EXPONENTS = [Fraction(-1, p) for p in (1, 2, 3, 4, 8, 16)] + [Fraction(-2, 3), Fraction(-3), Fraction(1, 2)]
 RANGE = {
@@ -71,4 +71,4 @@ def test_what_is_not_finite_is_seen(spd):
 def test_a_matrix_plus_its_transpose(batch, n, rhs):
     """Large single matrices go another way; on numbers that are not symmetric, so that a missing transpose shows."""
     T = rhs(batch, n, n)
-    assert torch.equal(_with_transpose(T, torch.empty_like(T)), T + T.mT)
+    assert torch.equal(plus_transpose(T, torch.empty_like(T)), T + T.mT)

@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iroot_solve._cost import machine
+from iroot_solve._cost import chunk, machine
 
 SINGLE = (16, 32, 64, 128, 256, 512, 1024, 1536)
 BATCHED = (16, 32, 64, 128, 256)
-BATCH = 64
-CACHE_BYTES = 8 << 20
+CACHE_BYTES = 16 << 20
 
 
 def _median_ms(call: Callable[[], object], seconds: float = 0.4) -> float:
@@ -35,11 +34,17 @@ def _median_ms(call: Callable[[], object], seconds: float = 0.4) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _operations(A: Tensor, B: Tensor) -> dict[str, Callable[[], object]]:
-    """The calls as the solvers make them: products and passes find their matrices driven out of the cache by others."""
-    out, thin = torch.empty_like(A), torch.empty_like(B)
-    count = max(1, CACHE_BYTES // (A.numel() * A.element_size())) if A.shape[0] == 1 else 1
+def _operations(A: Tensor, B: Tensor) -> dict[str, tuple[Callable[[], object], int]]:
+    """The calls as the solvers make them, and how many matrices each of them serves.
+
+    Most find their matrices driven out of the cache, a single one by others, a batch by the rest of it; the products of
+    a batch are those of a chunk.
+    """
+    batch, n, size, thin = A.shape[0], A.shape[-1], A.element_size(), torch.empty_like(B)
+    count = max(1, CACHE_BYTES // (2 * A.numel() * size)) if batch == 1 else 1
     turn = cycle([(A.clone(), torch.empty_like(A)) for _ in range(min(count, 64))])
+    part = A[: chunk(n, size)]
+    out = torch.empty_like(part)
 
     def one_product() -> object:
         source, target = next(turn)
@@ -49,34 +54,43 @@ def _operations(A: Tensor, B: Tensor) -> dict[str, Callable[[], object]]:
         source, target = next(turn)
         return torch.mul(source, 2.0, out=target)
 
+    many = (lambda: torch.baddbmm(part, part, part, out=out), part.shape[0])
     return {
-        "mm": (lambda: torch.baddbmm(A, A, A, out=out)) if A.shape[0] > 1 else one_product,
-        "eigh": lambda: torch.linalg.eigh(A),
-        "cholesky": lambda: torch.linalg.cholesky_ex(A),
-        "skinny": lambda: torch.bmm(A, B, out=thin),
-        "pass": one_pass,
+        "mm": many if batch > 1 else (one_product, 1),
+        "eigh": (lambda: torch.linalg.eigh(A), batch),
+        "cholesky": (lambda: torch.linalg.cholesky_ex(A), batch),
+        "skinny": (lambda: torch.bmm(A, B, out=thin), batch),
+        "pass": (one_pass, batch),
     }
 
 
-def _measure(n: int, batch: int) -> dict[str, float]:
-    """Milliseconds per matrix of every operation in both precisions."""
+def _measure(n: int, many: bool) -> dict[str, float]:
+    """Milliseconds per matrix of every operation in both precisions, for one matrix or one of many."""
     found = {}
     for dtype, bits in ((torch.float32, 32), (torch.float64, 64)):
+        batch = max(64, CACHE_BYTES // (n * n * dtype.itemsize)) if many else 1
         G = torch.randn(batch, n, n, dtype=dtype, generator=torch.Generator().manual_seed(n))
         A = torch.bmm(G, G.mT) / n + torch.eye(n, dtype=dtype)
         B = torch.randn(batch, n, 16, dtype=dtype)
-        for name, call in _operations(A, B).items():
-            found[f"{name}{bits}"] = _median_ms(call) / batch
+        for name, (call, matrices) in _operations(A, B).items():
+            found[f"{name}{bits}"] = _median_ms(call) / matrices
     return found
 
 
-def measure(progress: Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]] = iter) -> dict[str, object]:
-    """The whole table, a minute or two; `progress` may watch the (n, batch) that are measured."""
-    found = {shape: _measure(*shape) for shape in progress([(n, 1) for n in SINGLE] + [(n, BATCH) for n in BATCHED])}
-    single, batched = [found[n, 1] for n in SINGLE], [found[n, BATCH] for n in BATCHED]
+def _call_ms() -> float:
+    """One operation on next to nothing."""
+    x = torch.ones(1, 4, 4)
+    return _median_ms(lambda: [x.mul(2.0) for _ in range(1000)]) / 1000
+
+
+def measure(progress: Callable[[Sequence[tuple[int, bool]]], Iterable[tuple[int, bool]]] = iter) -> dict[str, object]:
+    """The whole table, a minute or two; `progress` may watch the (n, whether many) that are measured."""
+    found = {shape: _measure(*shape) for shape in progress([(n, False) for n in SINGLE] + [(n, True) for n in BATCHED])}
+    single, batched = [found[n, False] for n in SINGLE], [found[n, True] for n in BATCHED]
     return {
         "machine": machine(),
         "torch": torch.__version__,
+        "call": float(f"{_call_ms():.4g}"),
         "n": list(SINGLE),
         "single": {name: [float(f"{row[name]:.4g}") for row in single] for name in single[0]},
         "batched": {name: [float(f"{row[name]:.4g}") for row in batched] for name in batched[0]},

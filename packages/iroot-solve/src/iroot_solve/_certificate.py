@@ -87,8 +87,9 @@ class Root:
             eigenvectors, for twice the work.
         norm: ‖X‖_F `(b,)` where it is known.
         drift: W ↦ an error of W = X·V that no E_m can see, where the strategy knows of one.
-        sandwich: (A, q, orders, s, W, B) ↦ X^m·(A^q·X^(s−m)·W − B) for the m of `orders`, and W + drift(W), where that
-            is cheaper all at once; thin matrices go in and out as rows, `(b, k, n)` and `(b, (len(orders) + 1)·k, n)`.
+        sandwich: (A, q, orders, s, W, B) ↦ X^m·(A^q·X^(s−m)·W − B) for the m of `orders`, where that is cheaper all at
+            once; thin matrices go in and out as rows, `(b, k, n)` and `(b, len(orders)·k, n)`. A root with a drift
+            adds k rows, W + drift(W).
     """
 
     power: Power
@@ -239,7 +240,7 @@ def _gram(
     gaps = rows.view(b, -1, k, n)
     if s > 1:
         gaps = gaps - W.unsqueeze(1)
-    elif root.sandwich is not None:
+    elif gaps.shape[1] > len(found):
         gaps[:, -1] -= W
     gaps = onto(gaps.reshape(b, -1, n)).view(b, gaps.shape[1], -1)
     return torch.bmm(gaps, gaps.mT).double()

@@ -6,22 +6,21 @@ float64, has e² (Higham, "Accuracy and Stability of Numerical Algorithms" (2002
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
+from math import sqrt
 
 import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
-from iroot_solve._certificate import Power, Root, probe_signs
+from iroot_solve._certificate import Matrix, Root, probe_signs, times_power
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 from iroot_solve._scales import norm, unit
 from iroot_solve._thin import thin
 
 PROBES = 4
-
 
 Wide = Callable[[], "tuple[Tensor, Tensor]"]
 
@@ -36,53 +35,84 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: Wide | None =
         wide: Makes A and B in float64, for a refinement.
 
     Returns:
-        The outcome; its `lowest` is ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin for four ±1 vectors V, two steps of inverse iteration. Cost:
-        n³/3 multiply-adds and two triangular solves with k columns; resumed, four more and a product, for a float64 Z.
+        The outcome; its `lowest` is ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin for four ±1 vectors V, two steps of inverse iteration: the
+        first rides along with B, the second with the certificate. Cost: n³/3 multiply-adds and two solves with k + 4
+        columns; resumed, four more with k and a product, for a float64 Z.
     """
     name = "fp64" if S.dtype is torch.float64 else "fp32"
-    factor = ws.like(f"factor_{name}", S).mT  # column by column, as LAPACK reads it
-    info = ws.buffer("info", S.shape[:-2], torch.int32, S.device)
-    torch.linalg.cholesky_ex(S, out=(factor, info))
-    factor.masked_fill_((info != 0)[:, None, None], torch.nan)
-
-    def power(j: int, V: Tensor) -> Tensor:
-        U = V.to(S.dtype)
-        for _ in range(j):
-            U = torch.cholesky_solve(U, factor)
-        return U.to(V.dtype)
-
-    if B is None:
-        Z = torch.cholesky_inverse(factor, out=ws.like("Z", S))
-    else:
-        Z = torch.cholesky_solve(B, factor, out=ws.buffer("Z", B.shape, S.dtype, S.device))
+    factor = _Factor(S, ws, name)
     signs = probe_signs(S.shape[-1], PROBES, S.device, 0, S.dtype).expand(*S.shape[:-1], PROBES)
-    once, largest = unit(power(1, signs))
+    if B is None:
+        Z = factor.inverse()
+        once = torch.bmm(Z, signs)
+    else:
+        Z, once = torch.split(factor.solve("Z", B, signs), [B.shape[-1], PROBES], -1)
+    once, largest = unit(once)
     size = norm(once)
+
+    def sandwich(A: Matrix, q: int, _orders: tuple[int, ...], _s: int, W: Tensor, B: Tensor | None) -> Tensor:
+        gap = times_power(A, q, W, B)
+        U = factor.solve("gap", gap.mT, once).mT
+        outcome.lowest = size / norm(U[:, -PROBES:])
+        return U[:, :-PROBES].to(W.dtype)
+
     # No roundoff: Z is no product X·B, its residual shows all of its error.
-    root = Root(power, norm=size * (largest / math.sqrt(PROBES)))
+    root = Root(factor.power, norm=size * (largest / sqrt(PROBES)), sandwich=sandwich)
     k = S.shape[-1] if B is None else B.shape[-1]
     outcome = Outcome(
         Z=Z,
         root=root,
-        judge=torch.float64,
-        lowest=size / norm(power(1, once)),
+        judge=S.dtype,
         strategy="cholesky",
         precision=name,
         schedule=DirectSchedule("cholesky", f"cholesky in {name}: L·Lᵀ·Z = B"),
         products={"cholesky": S.shape[0], "columns": 2 * k},
     )
     if wide is not None:
-        outcome.resume = lambda: _refined(outcome, wide, power, ws)
+        outcome.resume = lambda: _refined(outcome, wide, factor, ws)
     return outcome
 
 
-def _refined(outcome: Outcome, wide: Wide, power: Power, ws: Workspace) -> Outcome:
+class _Factor:
+    """L·Lᵀ = S; what is solved by it is NaN where the factorisation broke down."""
+
+    def __init__(self, S: Tensor, ws: Workspace, name: str) -> None:
+        self.L = ws.like(f"factor_{name}", S).mT  # column by column, as LAPACK reads it
+        info = ws.buffer("info", S.shape[:-2], torch.int32, S.device)
+        torch.linalg.cholesky_ex(S, out=(self.L, info))
+        self.broken = (info != 0)[:, None, None]
+        self.S, self.ws = S, ws
+
+    def solve(self, name: str, *parts: Tensor) -> Tensor:
+        """S⁻¹·(V_1 | V_2 | …), a buffer. Two triangular solves: cholesky_solve copies L, which takes as long again."""
+        widths = [V.shape[-1] for V in parts]
+        shape = (self.S.shape[0], sum(widths), self.S.shape[-1])
+        U = self.ws.buffer(f"solve {name}", shape, self.S.dtype, self.S.device).mT  # column by column
+        for V, here in zip(parts, torch.split(U, widths, -1), strict=True):
+            here.copy_(V)
+        torch.linalg.solve_triangular(self.L, U, upper=False, out=U)
+        torch.linalg.solve_triangular(self.L.mT, U, upper=True, out=U)
+        return U.masked_fill_(self.broken, torch.nan)
+
+    def inverse(self) -> Tensor:
+        """S⁻¹."""
+        Z = torch.cholesky_inverse(self.L, out=self.ws.like("Z", self.S))
+        return Z.masked_fill_(self.broken, torch.nan)
+
+    def power(self, j: int, V: Tensor) -> Tensor:
+        """S^-j·V."""
+        U = V
+        for i in range(j):
+            U = self.solve(f"power{i % 2}", U)
+        return U.to(V.dtype)
+
+
+def _refined(outcome: Outcome, wide: Wide, factor: _Factor, ws: Workspace) -> Outcome:
     """Z + A⁻¹·(B − A·Z), the residual in float64."""
     A, B = wide()
-    Z = ws.buffer("Z refined", B.shape, A.dtype, A.device).copy_(
-        power(1, B)
-    )  # the first one may be in other units by now
-    Z += power(1, B - thin(A, Z))
+    # The first Z may be in other units by now.
+    Z = ws.buffer("Z refined", B.shape, A.dtype, A.device).copy_(factor.power(1, B))
+    Z += factor.power(1, B - thin(A, Z))
     text = f"{outcome.schedule}, refined once"
     schedule, products = DirectSchedule("cholesky", text), {"columns": 5 * B.shape[-1]}
-    return replace(outcome, Z=Z, schedule=schedule, products=products, resume=None)
+    return replace(outcome, Z=Z, judge=A.dtype, schedule=schedule, products=products, resume=None)

@@ -11,11 +11,13 @@ from iroot_coeffs import Schedule, plan
 
 from iroot_solve._certificate import orders, probe_count
 from iroot_solve._cost import (
-    CALL_MS,
     CERTIFIED_CALLS,
     FACTORED_CALLS,
     THIN_CALLS,
+    applied_ms,
+    calls_ms,
     cholesky_ms,
+    chunk,
     eigh_ms,
     iteration_ms,
     milliseconds,
@@ -38,11 +40,10 @@ LANCZOS_CALLS, CHOLESKY_LOOK_CALLS, KRYLOV_CALLS = 16, 40, 30
 FACTOR_WORTH = 1.5
 # A factorisation and the inverse from it, over the factorisation; calls of a term of a series.
 INVERSE_PER_CHOLESKY, SUM_CALLS = 2.5, 8
-WIDENED_CALLS = 20
 # A product with fewer columns than this reads the matrix all the same.
 LEAST_COLUMNS = 8
-# Term after term on a whole batch finds its matrices out of the cache, where the calibration had them.
-OUT_OF_CACHE = 2.0
+# The certificate of an iteration, measured, over its products and conversions: norms, sums, a few Lanczos steps.
+CERTIFICATE_FACTOR = 1.8
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 
 
@@ -162,7 +163,7 @@ def lanczos_ms(task: Task, steps: int) -> float:
     """
     bits, n, batch = 64 if task.precisions[0] == "fp64" else 32, task.n, task.batch
     product = milliseconds(f"skinny{bits}", n, batch) / 2 + 2 * steps / n * milliseconds("pass64", n, batch)
-    return steps * (LANCZOS_CALLS * CALL_MS + product) + batch * RITZ_MS
+    return steps * (calls_ms(LANCZOS_CALLS) + product) + batch * RITZ_MS
 
 
 def basis_ms(task: Task, steps: int, bits: int) -> float:
@@ -171,14 +172,14 @@ def basis_ms(task: Task, steps: int, bits: int) -> float:
     product = milliseconds(f"skinny{bits}", n, batch) * max(k, LEAST_COLUMNS) / 16
     basis = steps * k / n * milliseconds(f"pass{bits}", n, batch)
     small = 2 * milliseconds("eigh64", steps, 2 * k * batch)
-    return steps * (KRYLOV_CALLS * CALL_MS + product + basis) + small + CERTIFIED_CALLS / 2 * CALL_MS
+    return steps * (calls_ms(KRYLOV_CALLS) + product + basis) + small + calls_ms(CERTIFIED_CALLS / 2)
 
 
 def cholesky_look_ms(task: Task) -> float:
     """A factorisation and four thin products."""
     bits = 64 if task.precisions[0] == "fp64" else 32
     thin = 4 * milliseconds(f"skinny{bits}", task.n, task.batch)
-    return milliseconds(f"cholesky{bits}", task.n, task.batch) + thin + CHOLESKY_LOOK_CALLS * CALL_MS
+    return milliseconds(f"cholesky{bits}", task.n, task.batch) + thin + calls_ms(CHOLESKY_LOOK_CALLS)
 
 
 @lru_cache(maxsize=1024)
@@ -209,10 +210,8 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
             ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits)
         else:
             ms = cholesky_ms(n, k, batch, bits)
-            if bits == 32:  # its residual is taken in float64
-                ms += milliseconds("pass64", n, batch) + WIDENED_CALLS * CALL_MS
-        # The certificate in eigenvector coordinates, or by solves: two or three products with all its columns.
-        ms += 6 * certified_ms(task, bits) + FACTORED_CALLS * CALL_MS
+        # The certificate: three products in eigenvector coordinates with all its columns, or a product and a solve.
+        ms += (6 if strategy == "eigh" else 3) * certified_ms(task, bits) + calls_ms(FACTORED_CALLS)
         return Candidate(strategy, name, None, 0.0, ms, error)
     if strategy == "lanczos":
         steps = lanczos_steps(high / low, task.tol, n)
@@ -226,7 +225,8 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     count = schedule.products(min(1.0, k / n) if direct else None)
     thin = _thin_products(schedule, task) if direct else int(not task.root)
     columns = thin * task.k * task.reuse
-    ms = iteration_ms(n, batch, schedule.products(0.0) if direct else count, columns, len(schedule), thin, bits)
+    products, chunks = (schedule.products(0.0), 1) if direct else (count, math.ceil(batch / chunk(n, bits // 8)))
+    ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks)
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
 
@@ -238,11 +238,10 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
     terms = (cayley_terms if cayley else chebyshev_terms)(kappa, task.tol)
     if kappa > MOST_KAPPA[strategy]:
         rounding = math.inf
-    thin = milliseconds(f"skinny{bits}", n, batch) * max(columns, LEAST_COLUMNS) / 16
-    thin *= OUT_OF_CACHE if batch > 1 else 1.0
-    thin += CALL_MS * SUM_CALLS + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
+    thin = applied_ms(n, max(columns, LEAST_COLUMNS), batch, bits)
+    thin += calls_ms(SUM_CALLS) + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
     factor = INVERSE_PER_CHOLESKY * milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
-    ms = terms * thin + factor + CERTIFIED_CALLS / 2 * CALL_MS
+    ms = terms * thin + factor + calls_ms(CERTIFIED_CALLS / 2)
     return Candidate(strategy, name, None, 0.0, ms, rounding + SUM_SHARE * task.tol)
 
 
@@ -267,8 +266,8 @@ def _thin_products(schedule: Schedule, task: Task) -> int:
 
 
 def certified_ms(task: Task, bits: int) -> float:
-    """One thin product of a certificate: the calibration's has 16 columns, and is twice as fast in the cache."""
-    return probe_count(task.exponent.denominator) / 8 * milliseconds(f"skinny{bits}", task.n, task.batch)
+    """One thin product of a certificate: the calibration's has 16 columns."""
+    return probe_count(task.exponent.denominator) / 16 * milliseconds(f"skinny{bits}", task.n, task.batch)
 
 
 def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float:
@@ -288,4 +287,4 @@ def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float
     thin = certified_ms(task, 64)
     widened = (1 if ends else applied * factors) + 1
     ms = (probes * products + len(found)) * thin + widened * milliseconds("pass64", n, batch)
-    return ms + CALL_MS * (CERTIFIED_CALLS + applied * products * THIN_CALLS)
+    return CERTIFICATE_FACTOR * ms + calls_ms(CERTIFIED_CALLS + applied * products * THIN_CALLS)

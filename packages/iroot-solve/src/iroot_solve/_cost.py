@@ -1,6 +1,6 @@
 """What things cost: measured times of the standard routines, interpolated.
 
-The table holds milliseconds for one matrix and, for batches, for one matrix of a batch of 64. The one that ships was
+The table holds milliseconds for one matrix and for one of a batch that no cache holds. The one that ships was
 measured on a CPU with two AVX-512 cores; only ratios decide, and they travel better than times. `iroot doctor
 --calibrate` leaves another one in the user's cache directory, which then counts on the machine it was measured on.
 """
@@ -24,10 +24,19 @@ from platformdirs import user_cache_path
 OPERATIONS = ("single", "batched")
 # Passes over n×n numbers that go with one product (increments, shifts), out of the cache.
 PASSES_PER_PRODUCT = 5.0
-# One torch call among others, from Python, on a CPU; where the work of a call is less than that, calls are what counts.
-CALL_MS = 0.003
+# The Python around a torch call on next to nothing, and the call, over the call.
+PYTHON_SHARE = 1.5
 # Calls of a factorisation with its certificate, of an iteration's certificate, of a product and of a step.
 FACTORED_CALLS, CERTIFIED_CALLS, PRODUCT_CALLS, STEP_CALLS, THIN_CALLS = 110, 150, 5, 16, 7
+
+# About an L2 cache: the iterates of a chunk of the batch stay in it and cause no traffic to memory.
+CHUNK_BYTES = 3 << 20
+BUFFERS = 6
+
+
+def chunk(n: int, size: int) -> int:
+    """How many n×n matrices, of numbers of `size` bytes, an iteration for the root takes at a time."""
+    return max(1, CHUNK_BYTES // (BUFFERS * n * n * size))
 
 
 def cache_file() -> Path:
@@ -47,10 +56,16 @@ def table() -> dict[str, Any]:
     shipped: dict[str, Any] = json.loads(files("iroot_solve").joinpath("calibration_cpu.json").read_text())
     try:
         own: dict[str, Any] = json.loads(cache_file().read_text())
-        fits = own["machine"] == machine() and all(own[key].keys() == shipped[key].keys() for key in OPERATIONS)
+        fits = own["machine"] == machine() and own["call"] > 0
+        fits &= all(own[key].keys() == shipped[key].keys() for key in OPERATIONS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return shipped
     return own if fits else shipped
+
+
+def calls_ms(count: float) -> float:
+    """So many torch calls from Python; where the work of a call is less than that, calls are what counts."""
+    return PYTHON_SHARE * float(table()["call"]) * count
 
 
 def milliseconds(operation: str, n: int, batch: int = 1) -> float:
@@ -81,7 +96,9 @@ def _interpolate(sizes: list[int], times: list[float], n: int) -> float:
     return float(times[i - 1] * (times[i] / times[i - 1]) ** share)
 
 
-def iteration_ms(n: int, batch: int, square: float, columns: float, steps: int, thin: int, bits: int) -> float:
+def iteration_ms(
+    n: int, batch: int, square: float, columns: float, steps: int, thin: int, bits: int, chunks: int = 1
+) -> float:
     """A coupled iteration: products, the passes between them, products with thin matrices, calls.
 
     Args:
@@ -92,23 +109,24 @@ def iteration_ms(n: int, batch: int, square: float, columns: float, steps: int, 
         steps: Steps.
         thin: Thin products.
         bits: 32 or 64.
+        chunks: Parts of the batch, each with its own calls.
     """
     product = milliseconds(f"mm{bits}", n, batch) + PASSES_PER_PRODUCT * milliseconds(f"pass{bits}", n, batch)
     calls = PRODUCT_CALLS * square + STEP_CALLS * steps + THIN_CALLS * thin
-    return square * product + milliseconds(f"skinny{bits}", n, batch) * columns / 16 + CALL_MS * calls
+    return square * product + milliseconds(f"skinny{bits}", n, batch) * columns / 16 + calls_ms(calls * chunks)
 
 
 def eigh_ms(n: int, k: int, batch: int, bits: int) -> float:
     """One eigh and two products with k columns (k = n: the root)."""
-    return milliseconds(f"eigh{bits}", n, batch) + _applied(n, 2 * k if k < n else k, batch, bits)
+    return milliseconds(f"eigh{bits}", n, batch) + applied_ms(n, 2 * k if k < n else k, batch, bits)
 
 
 def cholesky_ms(n: int, k: int, batch: int, bits: int) -> float:
     """One Cholesky factorisation and two triangular solves with k columns."""
-    return milliseconds(f"cholesky{bits}", n, batch) + _applied(n, 2 * k, batch, bits)
+    return milliseconds(f"cholesky{bits}", n, batch) + applied_ms(n, 2 * k, batch, bits)
 
 
-def _applied(n: int, columns: int, batch: int, bits: int) -> float:
+def applied_ms(n: int, columns: int, batch: int, bits: int) -> float:
     """Products with `columns` columns: thin ones by bandwidth, wide ones by arithmetic."""
     thin = milliseconds(f"skinny{bits}", n, batch) * columns / 16
     return min(thin, milliseconds(f"mm{bits}", n, batch) * max(1.0, columns / n)) if columns > 16 else thin

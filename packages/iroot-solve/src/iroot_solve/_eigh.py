@@ -13,6 +13,7 @@ from iroot_solve._certificate import Matrix, Root, times_power
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 from iroot_solve._thin import thin
+from iroot_solve._transpose import plus_transpose
 
 
 def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut: float | None = None) -> Outcome:
@@ -39,7 +40,7 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut
     if B is None:
         weighted = torch.mul(vectors.mT, f.unsqueeze(-1), out=ws.like("weighted", S))
         X = torch.bmm(vectors, weighted, out=ws.like("X", S))
-        Z = torch.add(X, X.mT, out=ws.like("Z", S)).mul_(0.5)  # the root is symmetric, its product only nearly
+        Z = plus_transpose(X, ws.like("Z", S)).mul_(0.5)  # the root is symmetric, its product only nearly
     else:
         inner = torch.bmm(vectors.mT, B, out=ws.buffer("inner", B.shape, S.dtype, S.device))
         Z = torch.bmm(vectors, inner.mul_(f.unsqueeze(-1)), out=ws.buffer("Z", B.shape, S.dtype, S.device))

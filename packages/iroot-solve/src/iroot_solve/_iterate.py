@@ -15,13 +15,12 @@ from torch import Tensor
 from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Action, Power, Root
 from iroot_solve._choose import on_grid
+from iroot_solve._cost import chunk
 from iroot_solve._outcome import Outcome
 from iroot_solve._scales import norm
 from iroot_solve._thin import thin
+from iroot_solve._transpose import plus_transpose
 
-# About an L2 cache: the iterates of a chunk of the batch stay in it and cause no traffic to memory.
-CHUNK_BYTES = 3 << 20
-BUFFERS = 6
 RESUME_STEPS = 12
 
 
@@ -73,7 +72,7 @@ class Iteration:
                 self.ws.like("X before", S)[part].copy_(state.X)
             state.step(polynomial(schedule.steps[-1]), last=True)
             assert state.X is not None
-            torch.add(state.X, state.X.mT, out=X[part]).mul_(0.5)
+            plus_transpose(state.X, X[part]).mul_(0.5)
         Y = self.ws.like("Y before", S)
         return self._outcome(state, self._root_action(X), self._times_B(X), before, resume, Y, norm(X))
 
@@ -81,7 +80,7 @@ class Iteration:
         """Matrices whose iterates fit into the cache together."""
         if self.S.device.type != "cpu" or self.schedule.exponent > 0:
             return self.S.shape[0]
-        return max(1, CHUNK_BYTES // (BUFFERS * self.S.shape[-1] ** 2 * self.S.element_size()))
+        return chunk(self.S.shape[-1], self.S.element_size())
 
     def _on(self, B: Tensor | None, part: slice = slice(None)) -> Tensor | None:
         """What X starts from: I (as None) or B; for a positive exponent A or A·B."""

@@ -33,7 +33,10 @@ from iroot_solve._gram_matrix import GramMatrix
 from iroot_solve._problem import Gram, Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import Scales, norm
+from iroot_solve._transpose import plus_transpose
 
+# From this size on row sums are too loose, and a few Lanczos steps bound λmax better.
+TOP_SIZE, TOP_STEPS = 128, 4
 CONGRUENCES = ("jacobi", "ruiz", "aol", "row-norm")
 
 
@@ -140,7 +143,7 @@ class ScaledMatrix:
         A, first = self.problem.A, not self._built
         half = self.scales.half(dtype)
         T = torch.mul(A, half, out=self.ws.buffer(f"T {dtype}", A.shape, dtype, A.device))
-        S = _with_transpose(T, self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device))
+        S = plus_transpose(T, self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device))
         if first:
             size = norm(T)
             self.upper = size * (2 * inflation(A.shape[-1], dtype))
@@ -205,7 +208,7 @@ class ScaledMatrix:
         """(near λmin from above, near λmax from below) of A_s, by two steps of inverse and of direct iteration.
 
         ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin for random V, and at most twice that for log-spaced spectra; NaN where the Cholesky
-        factorisation breaks down. Cost: n³/3 multiply-adds.
+        factorisation breaks down. `upper` of a larger matrix gains a few Lanczos steps. Cost: n³/3 multiply-adds.
         """
         S = self.matrix(self.problem.storage)
         L, info = self.ws.like("factor", S).mT, self.ws.buffer("info", S.shape[:1], torch.int32, S.device)
@@ -213,8 +216,11 @@ class ScaledMatrix:
         V = probe_signs(S.shape[-1], 4, S.device, self.seed, S.dtype).expand(*S.shape[:-1], 4)
         once = torch.cholesky_solve(V, L)
         low = norm(once) / norm(torch.cholesky_solve(once, L))
+        low = torch.where(info == 0, low, torch.nan)
+        if S.shape[-1] >= TOP_SIZE:
+            return low, self.ritz(TOP_STEPS)[1].double()
         once = torch.bmm(S, V)
-        return torch.where(info == 0, low, torch.nan), norm(torch.bmm(S, once)) / norm(once)
+        return low, norm(torch.bmm(S, once)) / norm(once)
 
     def blank(self) -> Tensor:
         """Put zeros in place of matrices that are not finite, which factorisations refuse; `(b,)`, False for those."""
@@ -231,11 +237,3 @@ class ScaledMatrix:
             scale_by_power_of_two(S, self.shift, out=S)
         self.exponent, self.upper = self.exponent + self.shift, torch.ldexp(self.upper, -self.shift)
         return self.shift
-
-
-def _with_transpose(T: Tensor, out: Tensor) -> Tensor:
-    """T + Tᵀ. Large single matrices on a CPU by a blocked transposition: torch.add reads a cache line a number."""
-    if T.device.type == "cpu" and T.shape[0] == 1 and T.shape[-1] >= 1024:
-        out[0].copy_(T[0].mT)
-        return out.add_(T)
-    return torch.add(T, T.mT, out=out)
