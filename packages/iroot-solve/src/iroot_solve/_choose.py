@@ -37,11 +37,15 @@ TRUNCATION_SHARE = 0.25
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
 LANCZOS_STEPS = 20
 LANCZOS_CALLS, CHOLESKY_LOOK_CALLS, KRYLOV_CALLS = 16, 40, 30
-FACTOR_WORTH = 1.5
+# By how much a look by factorisation may cost more than one by Lanczos: of a batch, it is the worst conditioned matrix
+# that counts, and the likelier to be missed.
+FACTOR_WORTH, BATCH_FACTOR_WORTH = 1.5, 2.5
 # A factorisation and the inverse from it, over the factorisation; calls of a term of a series.
 INVERSE_PER_CHOLESKY, SUM_CALLS = 2.5, 8
-# A product with fewer columns than this reads the matrix all the same.
-LEAST_COLUMNS = 8
+# A product with fewer columns than this reads the matrix all the same; with one of a batch, in a call of its own.
+LEAST_COLUMNS, BATCH_LEAST_COLUMNS = 8, 14
+# What a matrix takes on its way to float64: scaled, added to its transpose, compared with it.
+WIDENED_PASSES = 3
 # The certificate of an iteration, measured, over its products and conversions: norms, sums, a few Lanczos steps.
 CERTIFICATE_FACTOR = 1.8
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
@@ -186,7 +190,8 @@ def cholesky_look_ms(task: Task) -> float:
 def factoring_is_looking(task: Task) -> bool:
     """Whether a Cholesky factorisation is the better way to see the ends of the spectrum: it sees λmin to a factor of
     two, which saves steps, and leaves nothing for the certificate to look for."""
-    return cholesky_look_ms(task) < FACTOR_WORTH * lanczos_ms(task, LANCZOS_STEPS)
+    worth = FACTOR_WORTH if task.batch == 1 else BATCH_FACTOR_WORTH
+    return cholesky_look_ms(task) < worth * lanczos_ms(task, LANCZOS_STEPS)
 
 
 @lru_cache(maxsize=1024)
@@ -212,6 +217,8 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
             ms = cholesky_ms(n, k, batch, bits)
         # The certificate: three products in eigenvector coordinates with all its columns, or a product and a solve.
         ms += (6 if strategy == "eigh" else 3) * certified_ms(task, bits) + calls_ms(FACTORED_CALLS)
+        if bits == 64 and task.precisions[0] != "fp64":
+            ms += WIDENED_PASSES * milliseconds("pass64", n, batch)
         return Candidate(strategy, name, None, 0.0, ms, error)
     if strategy == "lanczos":
         steps = lanczos_steps(high / low, task.tol, n)
@@ -238,7 +245,7 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
     terms = (cayley_terms if cayley else chebyshev_terms)(kappa, task.tol)
     if kappa > MOST_KAPPA[strategy]:
         rounding = math.inf
-    thin = applied_ms(n, max(columns, LEAST_COLUMNS), batch, bits)
+    thin = applied_ms(n, max(columns, LEAST_COLUMNS if batch == 1 else BATCH_LEAST_COLUMNS), batch, bits)
     thin += calls_ms(SUM_CALLS) + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
     factor = INVERSE_PER_CHOLESKY * milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
     ms = terms * thin + factor + calls_ms(CERTIFIED_CALLS / 2)
