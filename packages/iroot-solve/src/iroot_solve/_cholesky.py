@@ -7,7 +7,8 @@ float64, has e² (Higham, "Accuracy and Stability of Numerical Algorithms" (2002
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from math import sqrt
 
 import torch
@@ -39,9 +40,24 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: Wide | None =
         first rides along with B, the second with the certificate. Cost: n³/3 multiply-adds and two solves with k + 4
         columns; resumed, four more with k and a product, for a float64 Z.
     """
-    name = "fp64" if S.dtype is torch.float64 else "fp32"
-    factor = _Factor(S, ws, name)
-    signs = probe_signs(S.shape[-1], PROBES, S.device, 0, S.dtype).expand(*S.shape[:-1], PROBES)
+    factor = _factorised(S, ws)
+    outcome = _solved(factor, f"cholesky in {factor.name}: L·Lᵀ·Z = B", B)
+    outcome.products["cholesky"] = S.shape[0]
+    if wide is not None:
+        outcome.resume = partial(_refined, replace(outcome), wide, factor)
+    text = f"{outcome.schedule}, L from an earlier call"
+    outcome.again, outcome.holds = partial(_again, factor.L, factor.broken, text), (factor.L,)
+    return outcome
+
+
+def _again(L: Tensor, broken: Tensor, text: str, ws: Workspace, B: Tensor | None) -> Outcome:
+    """The factor that is there, for another right-hand side."""
+    return _solved(_Factor(L, broken, ws), text, B)
+
+
+def _solved(factor: _Factor, text: str, B: Tensor | None) -> Outcome:
+    L = factor.L
+    signs = probe_signs(L.shape[-1], PROBES, L.device, 0, L.dtype).expand(*L.shape[:-1], PROBES)
     if B is None:
         Z = factor.inverse()
         once = torch.bmm(Z, signs)
@@ -49,45 +65,52 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: Wide | None =
         Z, once = torch.split(factor.solve("Z", B, signs), [B.shape[-1], PROBES], -1)
     once, largest = unit(once)
     size = norm(once)
+    lowest = torch.full_like(size, torch.nan)
 
     def sandwich(A: Matrix, q: int, _orders: tuple[int, ...], _s: int, W: Tensor, B: Tensor | None) -> Tensor:
         gap = times_power(A, q, W, B)
         U = factor.solve("gap", gap.mT, once).mT
-        outcome.lowest = size / norm(U[:, -PROBES:])
+        torch.div(size, norm(U[:, -PROBES:]), out=lowest)
         return U[:, :-PROBES].to(W.dtype)
 
     # No roundoff: Z is no product X·B, its residual shows all of its error.
     root = Root(factor.power, norm=size * (largest / sqrt(PROBES)), sandwich=sandwich)
-    k = S.shape[-1] if B is None else B.shape[-1]
-    outcome = Outcome(
+    return Outcome(
         Z=Z,
         root=root,
-        judge=S.dtype,
+        judge=L.dtype,
+        lowest=lowest,
         strategy="cholesky",
-        precision=name,
-        schedule=DirectSchedule("cholesky", f"cholesky in {name}: L·Lᵀ·Z = B"),
-        products={"cholesky": S.shape[0], "columns": 2 * k},
+        precision=factor.name,
+        schedule=DirectSchedule("cholesky", text),
+        products={"columns": 2 * (L.shape[-1] if B is None else B.shape[-1])},
     )
-    if wide is not None:
-        outcome.resume = lambda: _refined(outcome, wide, factor, ws)
-    return outcome
 
 
+def _factorised(S: Tensor, ws: Workspace) -> _Factor:
+    L = ws.like(f"factor {S.dtype}", S).mT  # column by column, as LAPACK reads it
+    info = ws.buffer("info", S.shape[:-2], torch.int32, S.device)
+    torch.linalg.cholesky_ex(S, out=(L, info))
+    return _Factor(L, (info != 0)[:, None, None], ws)
+
+
+@dataclass(frozen=True)
 class _Factor:
     """L·Lᵀ = S; what is solved by it is NaN where the factorisation broke down."""
 
-    def __init__(self, S: Tensor, ws: Workspace, name: str) -> None:
-        self.L = ws.like(f"factor_{name}", S).mT  # column by column, as LAPACK reads it
-        info = ws.buffer("info", S.shape[:-2], torch.int32, S.device)
-        torch.linalg.cholesky_ex(S, out=(self.L, info))
-        self.broken = (info != 0)[:, None, None]
-        self.S, self.ws = S, ws
+    L: Tensor
+    broken: Tensor
+    ws: Workspace
+
+    @property
+    def name(self) -> str:
+        return "fp64" if self.L.dtype is torch.float64 else "fp32"
 
     def solve(self, name: str, *parts: Tensor) -> Tensor:
         """S⁻¹·(V_1 | V_2 | …), a buffer. Two triangular solves: cholesky_solve copies L, which takes as long again."""
         widths = [V.shape[-1] for V in parts]
-        shape = (self.S.shape[0], sum(widths), self.S.shape[-1])
-        U = self.ws.buffer(f"solve {name}", shape, self.S.dtype, self.S.device).mT  # column by column
+        shape = (self.L.shape[0], sum(widths), self.L.shape[-1])
+        U = self.ws.buffer(f"solve {name}", shape, self.L.dtype, self.L.device).mT  # column by column
         for V, here in zip(parts, torch.split(U, widths, -1), strict=True):
             here.copy_(V)
         torch.linalg.solve_triangular(self.L, U, upper=False, out=U)
@@ -96,7 +119,7 @@ class _Factor:
 
     def inverse(self) -> Tensor:
         """S⁻¹."""
-        Z = torch.cholesky_inverse(self.L, out=self.ws.like("Z", self.S))
+        Z = torch.cholesky_inverse(self.L, out=self.ws.like("Z", self.L.mT))
         return Z.masked_fill_(self.broken, torch.nan)
 
     def power(self, j: int, V: Tensor) -> Tensor:
@@ -107,11 +130,11 @@ class _Factor:
         return U.to(V.dtype)
 
 
-def _refined(outcome: Outcome, wide: Wide, factor: _Factor, ws: Workspace) -> Outcome:
+def _refined(outcome: Outcome, wide: Wide, factor: _Factor) -> Outcome:
     """Z + A⁻¹·(B − A·Z), the residual in float64."""
     A, B = wide()
     # The first Z may be in other units by now.
-    Z = ws.buffer("Z refined", B.shape, A.dtype, A.device).copy_(factor.power(1, B))
+    Z = factor.ws.buffer("Z refined", B.shape, A.dtype, A.device).copy_(factor.power(1, B))
     Z += factor.power(1, B - thin(A, Z))
     text = f"{outcome.schedule}, refined once"
     schedule, products = DirectSchedule("cholesky", text), {"columns": 5 * B.shape[-1]}

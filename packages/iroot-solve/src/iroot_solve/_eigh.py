@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from iroot_kernels import Workspace
@@ -37,17 +38,9 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut
     f = values.clamp_min(torch.finfo(S.dtype).tiny if alpha < 0 else 0.0).pow(alpha)
     if cut is not None:
         f.masked_fill_(values <= cut * values[:, -1:], 0.0)
-    if B is None:
-        weighted = torch.mul(vectors.mT, f.unsqueeze(-1), out=ws.like("weighted", S))
-        X = torch.bmm(vectors, weighted, out=ws.like("X", S))
-        Z = plus_transpose(X, ws.like("Z", S)).mul_(0.5)  # the root is symmetric, its product only nearly
-    else:
-        inner = torch.bmm(vectors.mT, B, out=ws.buffer("inner", B.shape, S.dtype, S.device))
-        Z = torch.bmm(vectors, inner.mul_(f.unsqueeze(-1)), out=ws.buffer("Z", B.shape, S.dtype, S.device))
-    columns = 0 if B is None else 2 * B.shape[-1]
     eigen = _Eigen(vectors, f)
-    return Outcome(
-        Z=Z,
+    outcome = Outcome(
+        Z=eigen.root(ws) if B is None else eigen.apply(B, ws),
         root=Root(
             eigen.power,
             torch.finfo(S.dtype).eps / 2,
@@ -59,11 +52,21 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut
         strategy="eigh",
         precision=name,
         schedule=DirectSchedule("eigh", f"eigh in {name}: V·λ^({exponent})·Vᵀ·B"),
-        products={"eigh": S.shape[0], "columns": columns, "square": int(B is None)},
+        products={"eigh": S.shape[0], "columns": 0 if B is None else 2 * B.shape[-1], "square": int(B is None)},
         eigenvalues=values,
         lowest=values[..., 0],
         highest=values[..., -1],
     )
+    outcome.again, outcome.holds = partial(_again, eigen, replace(outcome)), (vectors, values)
+    return outcome
+
+
+def _again(eigen: _Eigen, first: Outcome, ws: Workspace, B: Tensor | None) -> Outcome:
+    """The eigenvectors that are there, for another right-hand side."""
+    Z = eigen.root(ws) if B is None else eigen.apply(B, ws)
+    work = {"columns": 0 if B is None else 2 * B.shape[-1], "square": int(B is None)}
+    text = DirectSchedule("eigh", f"{first.schedule}, V from an earlier call")
+    return replace(first, Z=Z, products=work, schedule=text)
 
 
 class _Eigen:
@@ -71,6 +74,19 @@ class _Eigen:
 
     def __init__(self, vectors: Tensor, f: Tensor) -> None:
         self.V, self.f = vectors, f
+
+    def root(self, ws: Workspace) -> Tensor:
+        """X itself."""
+        weighted = torch.mul(self.V.mT, self.f.unsqueeze(-1), out=ws.like("weighted", self.V.mT))
+        X = torch.bmm(self.V, weighted, out=ws.like("X", weighted))
+        # The root is symmetric, its product only nearly.
+        return plus_transpose(X, ws.like("Z", X)).mul_(0.5)
+
+    def apply(self, B: Tensor, ws: Workspace) -> Tensor:
+        """X·B."""
+        like = (B.shape, self.V.dtype, B.device)
+        inner = torch.bmm(self.V.mT, B, out=ws.buffer("inner", *like))
+        return torch.bmm(self.V, inner.mul_(self.f.unsqueeze(-1)), out=ws.buffer("Z", *like))
 
     def power(self, j: int, W: Tensor) -> Tensor:
         """X^j·W."""

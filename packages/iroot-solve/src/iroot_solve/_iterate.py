@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from iroot_coeffs import Schedule, addition_chain
@@ -17,6 +18,7 @@ from iroot_solve._certificate import Action, Power, Root
 from iroot_solve._choose import on_grid
 from iroot_solve._cost import chunk
 from iroot_solve._outcome import Outcome
+from iroot_solve._result import DirectSchedule
 from iroot_solve._scales import norm
 from iroot_solve._thin import thin
 from iroot_solve._transpose import plus_transpose
@@ -74,7 +76,10 @@ class Iteration:
             assert state.X is not None
             plus_transpose(state.X, X[part]).mul_(0.5)
         Y = self.ws.like("Y before", S)
-        return self._outcome(state, self._root_action(X), self._times_B(X), before, resume, Y, norm(X))
+        outcome = self._outcome(state, _action(X, self.ws), _times(X, self.B, self.ws), before, resume, Y, norm(X))
+        if schedule.exponent < 0:
+            outcome.again, outcome.holds = partial(_again, X, norm(X), self.precision, str(outcome.schedule)), (X,)
+        return outcome
 
     def _chunk(self) -> int:
         """Matrices whose iterates fit into the cache together."""
@@ -111,25 +116,6 @@ class Iteration:
             state.finish(polynomial(end))
         else:
             state.step(polynomial(end), last=True)
-
-    def _times_B(self, X: Tensor) -> Tensor:
-        """X·B in the full precision of X, whatever the precision of the steps and global flags."""
-        if self.B is None:
-            return X
-        exact = Products("fp64" if X.dtype is torch.float64 else "fp32", self.ws)
-        return exact(X, self.B, out=self.ws.like("Z", self.B))
-
-    def _root_action(self, X: Tensor) -> Power:
-        wide: list[Tensor] = []
-
-        def power(j: int, V: Tensor) -> Tensor:
-            if not wide:
-                wide.append(X if X.dtype is V.dtype else self.ws.buffer("wide", X.shape, V.dtype, X.device).copy_(X))
-            for _ in range(j):
-                V = thin(wide[0], V)
-            return V
-
-        return power
 
     def _direct_action(self, state: CoupledIteration) -> Power:
         def power(j: int, V: Tensor) -> Tensor:
@@ -231,6 +217,40 @@ class Iteration:
         """Whether the last step leaves an eigenvalue of Y with a truncation error above tol/2."""
         end, p = self.schedule.steps[-1], self.schedule.p
         return any(abs(float(end(y)) * y ** (1 / p) - 1) > self.tol / 2 for y in eigenvalues)
+
+
+def _again(X: Tensor, size: Tensor, name: str, plan: str, ws: Workspace, B: Tensor | None) -> Outcome:
+    """The root that is there, for another right-hand side."""
+    return Outcome(
+        Z=_times(X, B, ws),
+        root=Root(_action(X, ws), torch.finfo(X.dtype).eps / 2, norm=size),
+        judge=torch.float64,
+        strategy="materialize-root",
+        precision=name,
+        schedule=DirectSchedule("materialize-root", f"{plan}, formed by an earlier call"),
+        products={"columns": 0 if B is None else B.shape[-1]},
+    )
+
+
+def _times(X: Tensor, B: Tensor | None, ws: Workspace) -> Tensor:
+    """X·B in the full precision of X, whatever the precision of the steps and global flags."""
+    if B is None:
+        return X
+    exact = Products("fp64" if X.dtype is torch.float64 else "fp32", ws)
+    return exact(X, B, out=ws.like("Z", B))
+
+
+def _action(X: Tensor, ws: Workspace) -> Power:
+    wide: list[Tensor] = []
+
+    def power(j: int, V: Tensor) -> Tensor:
+        if not wide:
+            wide.append(X if X.dtype is V.dtype else ws.buffer("wide", X.shape, V.dtype, X.device).copy_(X))
+        for _ in range(j):
+            V = thin(wide[0], V)
+        return V
+
+    return power
 
 
 Resume = Callable[[CoupledIteration], "Outcome | None"]

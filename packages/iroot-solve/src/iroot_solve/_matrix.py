@@ -85,6 +85,7 @@ class ScaledMatrix:
         upper: Bound of λmax(A_s), float64 `(b,)`: ‖A_s‖_F, or what is tighter.
         defect: ‖A − Aᵀ‖_F/‖A‖_F, `(b,)`.
         scale: The congruence that was applied (p = 1), or `None`.
+        applied: A congruence belongs to A_s.
         symmetric: A is known to equal its transpose.
         precond: What the preconditioner setting did, in words.
     """
@@ -101,7 +102,7 @@ class ScaledMatrix:
         self.symmetric = False
         self._built: dict[torch.dtype, Tensor] = {}
         self._blank: Tensor | None = None
-        self._applied = config.mode in CONGRUENCES and problem.exponent == -1
+        self.applied = config.mode in CONGRUENCES and problem.exponent == -1
         ridge = damping.amount(problem) if damping else None
         self.scales = Scales(problem, ridge)
         self.exponent = self.scales.exponent
@@ -153,7 +154,7 @@ class ScaledMatrix:
             ridge = self.ridge * power_of_two(-self.scales.exponent, torch.float64)  # `shift` is still to come
             S.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
             self.upper = self.upper + ridge if first else self.upper
-        if self._applied:
+        if self.applied:
             self._congruence(S)
         if self.shift is not None:
             scale_by_power_of_two(S, self.shift, out=S)
@@ -184,7 +185,7 @@ class ScaledMatrix:
         generator = torch.Generator().manual_seed(self.seed)
         T = self.ws.buffer(f"T {S.dtype}", S.shape, S.dtype, S.device)
         self._bound(scaled_bound(S, config.lambda_max_est, config.lambda_max_safety, generator=generator, work=T))
-        if self._applied or mode == "none":
+        if self.applied or mode == "none":
             return
         self.precond = f"{mode}: bound"
         if mode in CONGRUENCES:

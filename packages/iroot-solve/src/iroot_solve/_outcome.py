@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from iroot_kernels import Workspace
 from torch import Tensor
 
 from iroot_solve._certificate import Root
@@ -32,6 +33,9 @@ class Outcome:
         iterate: Y before the last step of an iteration.
         finish: What that step makes of an eigenvalue of it.
         error: `(b,)` float64, the relative error of Z as the strategy estimates it.
+        again: The same for another right-hand side (`None`: the root itself), from what `holds` holds. It knows no
+            workspace, but is given one.
+        holds: Buffers that `again` needs as they are.
     """
 
     Z: Tensor
@@ -49,3 +53,5 @@ class Outcome:
     iterate: Tensor | None = None
     finish: Callable[[Any], Any] | None = None
     error: Tensor | None = None
+    again: Callable[[Workspace, Tensor | None], Outcome] | None = None
+    holds: tuple[Tensor, ...] = ()

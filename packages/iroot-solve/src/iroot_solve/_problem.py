@@ -54,6 +54,7 @@ class Problem:
         shape: The shape of Z.
         folded: B's batch was folded into its columns, because one A serves all of it.
         gram: Where A came from, if it was not passed.
+        passed: The caller's own tensor, of which A is a view; `None` for a part of a batch.
     """
 
     A: Tensor
@@ -64,6 +65,7 @@ class Problem:
     shape: torch.Size
     folded: bool
     gram: Gram | None = None
+    passed: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -110,9 +112,8 @@ class Problem:
     def rows(self, index: Tensor) -> Problem:
         """The matrices at `index` only; the shapes of the whole stay."""
         B, gram = self.B, self.gram
-        return replace(
-            self, A=self.A[index], B=None if B is None else B[index], gram=None if gram is None else gram.rows(index)
-        )
+        part = None if gram is None else gram.rows(index)
+        return replace(self, A=self.A[index], B=None if B is None else B[index], gram=part, passed=None)
 
     def restore(self, Z: Tensor) -> Tensor:
         """`(b, n, k)` back in the shape that the caller expects."""
@@ -137,13 +138,14 @@ def read_problem(
     if not 0 < tol < 1:
         raise ValueError(f"tol={tol!r} must lie in (0, 1)")
     if B is None:
-        return Problem(A.reshape(A.shape[:-2].numel(), *A.shape[-2:]), None, power, tol, A.shape[:-2], A.shape, False)
+        flat = A.reshape(A.shape[:-2].numel(), *A.shape[-2:])
+        return Problem(flat, None, power, tol, A.shape[:-2], A.shape, False, passed=A)
     check_right_hand_side("A", A, B)
     vector = is_vector(B, A.shape[:-1])
     columns = B.unsqueeze(-1) if vector else B
     if columns.shape[-2] != A.shape[-1]:
         raise ValueError(f"B has shape {tuple(B.shape)}: A is {tuple(A.shape)}, so B needs {A.shape[-1]} rows")
-    return _flatten(A, columns, power, tol, vector)
+    return replace(_flatten(A, columns, power, tol, vector), passed=A)
 
 
 def is_vector(B: Tensor, shape: torch.Size) -> bool:

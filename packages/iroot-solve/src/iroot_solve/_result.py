@@ -119,16 +119,33 @@ class SolveWorkspace(Workspace):
 
     def keep(self, name: str, owner: Tensor, settings: Hashable, make: Callable[[], T], reuse: bool) -> T:
         """What `make` returns, or what it returned for this very `owner` and `settings` last time."""
-        if not reuse or owner.is_inference():  # without a version counter
+        if not reuse:
             self._kept.pop(name, None)
             return make()
-        key = (owner._version, owner.dtype, owner.device, owner.shape, owner.stride(), owner.data_ptr(), settings)
-        held = self._kept.get(name)
-        if held is None or held[0]() is not owner or held[1] != key:
-            held = (ref(owner), key, make())
-            self._kept[name] = held
-        kept: T = held[2]
+        kept: T | None = self.kept(name, owner, settings)
+        if kept is None:
+            kept = make()
+            self.put(name, owner, settings, kept)
         return kept
+
+    def kept(self, name: str, owner: Tensor, settings: Hashable) -> Any:
+        """What was put under this name for this very `owner`, unchanged, and these `settings`; or `None`."""
+        held = self._kept.get(name)
+        if held is None or held[0]() is not owner or held[1] != _state(owner, settings):
+            return None
+        return held[2]
+
+    def put(self, name: str, owner: Tensor, settings: Hashable, value: Any) -> None:
+        """Keep a value while `owner` stays as it is; not of an inference tensor, which has no version counter."""
+        self._kept.pop(name, None)
+        if not owner.is_inference():
+            self._kept[name] = (ref(owner), _state(owner, settings), value)
+
+
+def _state(owner: Tensor, settings: Hashable) -> object:
+    """What changes where a tensor was written to or is another one."""
+    version = None if owner.is_inference() else owner._version
+    return version, owner.dtype, owner.device, owner.shape, owner.stride(), owner.data_ptr(), settings
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from iroot_solve._options import Options
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
+from iroot_solve._reuse import recall, remember
 from iroot_solve._spectrum import (
     candidate_for,
     first_candidate,
@@ -59,9 +60,10 @@ def _without_autocast(device: str) -> AbstractContextManager[object]:
 def _checked(case: Case, ledger: Ledger) -> SolveResult:
     """The usual way: read the facts, choose, run, certify, climb."""
     options, problem = case.options, case.problem
-    if wants_ritz(case):
+    kept = recall(case)
+    if kept is None and wants_ritz(case):
         case.look()
-    else:
+    elif kept is None:
         case.matrix.matrix(precision(first_candidate(case.task, wanted_strategy(case)).precision).storage)
     facts = case.read()
     require_symmetric(problem, facts)
@@ -73,9 +75,12 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     if known.broken_promise:
         ledger.fallbacks.append(f"own bound: lambda_max={options.lambda_max:g} is below a Ritz value")
     case.kappa = known.kappa
-    outcome = case.run(candidate_for(case, known), known.low, known.high)
+    again = None if kept is None else kept.outcome(case)
+    outcome = again or case.run(candidate_for(case, known), known.low, known.high)
     if options.verify:
-        settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)
+        settled = settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)
+        if settled and again is None and not ledger.fallbacks:
+            remember(case, outcome)
     else:
         case.deliver(outcome, ledger.Z)
         ledger.account(outcome)

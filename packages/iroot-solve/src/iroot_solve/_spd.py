@@ -63,7 +63,9 @@ def solve_spd(
         workspace: Of an earlier result; the same shapes then reuse its buffers.
         strategy: auto, direct-solve, materialize-root, lanczos, chebyshev, cayley, eigh; for p = 1 also cholesky and
             hybrid-pe-nsrc.
-        expected_reuse: How many right-hand sides like this one the root will serve.
+        expected_reuse: How many right-hand sides like this one the root will serve. Above 1 the workspace keeps bounds
+            and root (or factorisation) for the next call with this very tensor and these settings. Changes of A in
+            place are noticed, but for those through `.data`, which leave no trace; inference tensors are not kept.
         precision: auto, or one of fp64, fp32, tf32, bf16, fp16, bf16x3, fp16x3 for the products of the first attempt.
         on_failure: raise, warn, or nan (for the matrix that failed only).
         verify: Estimate the error. Without it the status is `unverified`.
