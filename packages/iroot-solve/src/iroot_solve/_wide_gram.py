@@ -78,7 +78,7 @@ class WidePower:
 
 def spectrum_of(G: Tensor) -> tuple[Tensor, Tensor]:
     """Λ `(b, m)` and Q `(b, m, m)` of GGᵀ, of zero where G is not finite. Cost: n·m²/2 multiply-adds and one eigh."""
-    finite = G.isfinite().flatten(1).all(-1)
+    finite = magnitude(G).isfinite()
     masked = G if bool(finite.all()) else G.masked_fill(~finite[:, None, None], 0.0)
     values, vectors = torch.linalg.eigh(torch.bmm(masked, masked.mT))
     return values, vectors
@@ -157,7 +157,7 @@ def scaled_right_hand_side(problem: Problem, ws: SolveWorkspace) -> tuple[Tensor
     """2^-f·B in float64 with entries at most 1 (I for the root), f `(b,)`, and which matrices are finite."""
     assert problem.gram is not None
     G, B = problem.gram.G, problem.B
-    usable = G.isfinite().flatten(1).all(-1)
+    usable = magnitude(G).isfinite()
     if B is None:
         eye = torch.eye(problem.n, dtype=torch.float64, device=G.device).expand(problem.count, -1, -1)
         return eye, torch.zeros(problem.count, dtype=torch.int32, device=G.device), usable
