@@ -138,7 +138,7 @@ def candidates(task: Task, low: float, high: float, kappa: float | None = None) 
     for strategy in task.strategies:
         for name in task.precisions:
             refined = strategy == "cholesky" and not task.root and name != "fp64"
-            error = rounding_error(strategy, name, kappa, task.exponent, refined)
+            error = rounding_error(strategy, name, kappa, task.exponent, refined, task.n)
             found.append(_candidate(task, strategy, name, low, high, error))
     return sorted(found, key=lambda candidate: candidate.milliseconds)
 

@@ -1,8 +1,8 @@
 """How large the rounding error of a strategy will be, for the choice between them; the certificate has the last word.
 
 Measured on dense random eigenbases (log-spaced, power law, clusters, one tiny eigenvalue; n = 16 … 512, float32):
-eigh 0.6 … 1.7·κu for p = 2 and less for larger p, the coupled iteration 0.03 … 0.1·κu. The constants lie at or above
-the middle of these ranges; Cholesky's is a cautious guess, as its backward error suggests no more than a few κu.
+the coupled iteration 0.03 … 0.1·κu; eigh 0.2 … 1·κu/p for n = 16, 0.3 … 1.6 for 64, 0.4 … 3 for 256 and 1.4 … 4 for
+1024 (p = 2 and 4). The constants lie at or above the middle of these ranges; Cholesky's is a cautious guess, as its backward error suggests no more than a few κu.
 On 1 … 16 columns, p = 1, 2, 4, n = 256 and 1024: Lanczos 0.2 … 1.0·κu/p, the Chebyshev series 0.15 … 0.65·κu/p, that in
 the Cayley transform 0.08 … 0.4·κu/p, less for larger κ.
 """
@@ -18,12 +18,14 @@ FLOOR = 8.0
 ON_COLUMNS = {"lanczos": 0.7, "chebyshev": 0.35, "cayley": 0.2}
 
 
-def rounding_error(strategy: str, precision_name: str, kappa: Any, exponent: Fraction, refined: bool = False) -> Any:
+def rounding_error(
+    strategy: str, precision_name: str, kappa: Any, exponent: Fraction, refined: bool = False, n: int = 1024
+) -> Any:
     """Predicted relative error of Z from rounding alone; a number for a number, an array for an array."""
     s, q = exponent.denominator, abs(exponent.numerator)
     u = precision(precision_name).unit_roundoff
     if strategy == "eigh":
-        return u * (FLOOR + 3.0 * q / s * kappa)
+        return u * (FLOOR + 0.3 * n**0.27 * q / s * kappa)
     if strategy in ON_COLUMNS:
         return u * (FLOOR + ON_COLUMNS[strategy] * q / s * kappa)
     if strategy == "cholesky":
