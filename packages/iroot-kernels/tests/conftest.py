@@ -11,6 +11,7 @@ import pytest
 import torch
 from iroot_kernels import Polynomial
 from numpy.polynomial.chebyshev import chebvander
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -85,17 +86,38 @@ def orthogonal(n: int, generator: torch.Generator) -> Tensor:
     return torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator)).Q
 
 
+def symmetric(values: ArrayLike, batch: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    eigenvalues = torch.from_numpy(np.array(values, dtype=np.float64))
+    Q = torch.stack([orthogonal(len(eigenvalues), generator) for _ in range(batch)])
+    A = (Q * eigenvalues) @ Q.mT
+    return (A + A.mT) / 2, Q
+
+
+@pytest.fixture(scope="session")
+def with_spectrum() -> Callable[..., tuple[Tensor, Tensor]]:
+    """with_spectrum(values, batch, seed): (A, its eigenvectors) in a dense random eigenbasis, `(batch, n, n)` each."""
+    return symmetric
+
+
 @pytest.fixture(scope="session")
 def spd() -> Callable[..., Tensor]:
     """spd(n, κ, batch, dtype): log-spaced spectrum in [1/κ, 1], dense random eigenbasis, `(batch, n, n)`."""
 
     @cache
     def make(n: int, kappa: float, batch: int = 1, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+        return symmetric(np.geomspace(1 / kappa, 1, n), batch, seed)[0].to(dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rhs() -> Callable[..., Tensor]:
+    """rhs(n, k, batch, dtype): normal numbers, `(batch, n, k)`."""
+
+    def make(n: int, k: int, batch: int = 1, dtype: torch.dtype = torch.float64, seed: int = 7) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        eigenvalues = torch.from_numpy(np.geomspace(1 / kappa, 1, n))
-        Q = torch.stack([orthogonal(n, generator) for _ in range(batch)])
-        A = (Q * eigenvalues) @ Q.mT
-        return ((A + A.mT) / 2).to(dtype)
+        return torch.randn(batch, n, k, generator=generator, dtype=torch.float64).to(dtype)
 
     return make
 

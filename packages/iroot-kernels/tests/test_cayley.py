@@ -13,10 +13,6 @@ EXPONENTS = [-1, -1 / 2, -1 / 4, -2 / 3, 1 / 2]
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
-def rhs(n, k, batch=1, dtype=torch.float64):
-    return torch.randn(batch, n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
-
-
 def rounding(n, kappa, dtype=torch.float64):
     """Backward errors √n·u·‖A‖ of the factorisation and of solves; at c = −1 + 2/√κ they count √κ twice, κ in all."""
     return 4 * math.sqrt(n) * kappa * UNIT[dtype]
@@ -61,7 +57,7 @@ def test_the_degree_grows_like_the_fourth_root():
         (torch.float64, 1e5, 1e-6),
     ],
 )
-def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power, error):
+def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power, error, rhs):
     A, B = spd(n, kappa, batch, dtype), rhs(n, k, batch, dtype)
     kept, want = (A.clone(), B.clone()), power(A, exponent) @ B.double()
     low, high = 0.99 / kappa, 1.001  # rounding A to float32 moves the ends by u·√n
@@ -73,7 +69,7 @@ def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power,
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_an_interval_for_every_matrix(exponent, spd, power, error):
+def test_an_interval_for_every_matrix(exponent, spd, power, error, rhs):
     scale = torch.tensor([1.0, 1e-7, 3e8], dtype=torch.float64)
     A, B = spd(32, 1e2, 3) * scale[:, None, None], rhs(32, 2, 3)
     high = 1.001 * scale
@@ -82,7 +78,7 @@ def test_an_interval_for_every_matrix(exponent, spd, power, error):
     assert error(Z, power(A, exponent) @ B) <= 1.08e-8 + rounding(32, 1e2)
 
 
-def test_a_failed_factorisation_is_named_and_leaves_its_neighbours_alone(spd, power, error):
+def test_a_failed_factorisation_is_named_and_leaves_its_neighbours_alone(spd, power, error, rhs):
     A, B = spd(24, 10.0, 3).clone(), rhs(24, 2, 3)
     A[1] -= 2 * torch.eye(24, dtype=torch.float64)
     Z, failed = cayley_apply(A, B, cayley_coefficients(-0.5, 11, 1e-8), 0.1, 1.1, exponent=-0.5)
@@ -91,14 +87,14 @@ def test_a_failed_factorisation_is_named_and_leaves_its_neighbours_alone(spd, po
     assert error(Z[::2], power(A[::2], -0.5) @ B[::2]) <= 1.08e-8 + rounding(24, 10.0)
 
 
-def test_a_multiple_of_the_identity(error):
+def test_a_multiple_of_the_identity(error, rhs):
     A, B = 4 * torch.eye(8, dtype=torch.float64)[None], rhs(8, 2)
     c = cayley_coefficients(-0.5, 1.0, 1e-8)
     assert len(c) == 1
     assert error(cayley_apply(A, B, c, 4.0, 4.0, exponent=-0.5)[0], B / 2) <= rounding(8, 1.0)
 
 
-def test_a_second_call_allocates_nothing(spd, allocations):
+def test_a_second_call_allocates_nothing(spd, allocations, rhs):
     A, B, ws = spd(48, 10.0, 2), rhs(48, 5, 2), Workspace()
     c = cayley_coefficients(-0.5, 11, 1e-6)
 
@@ -112,7 +108,7 @@ def test_a_second_call_allocates_nothing(spd, allocations):
     assert ws.nbytes == 2 * 8 * (2 * 48 * 48 + 4 * 48 * 5) + 2 * 4
 
 
-def test_bad_arguments(spd):
+def test_bad_arguments(spd, rhs):
     A, B = spd(4, 2.0), rhs(4, 1)
     with pytest.raises(ValueError, match=r"kappa=0.5"):
         cayley_coefficients(-0.5, 0.5, 1e-3)
@@ -127,7 +123,7 @@ def test_bad_arguments(spd):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_on_cuda_without_a_synchronisation(exponent, spd, power, error):
+def test_on_cuda_without_a_synchronisation(exponent, spd, power, error, rhs):
     A, B, ws = spd(64, 30.0, 2, torch.float32), rhs(64, 3, 2, torch.float32), Workspace()
     device, start, c = A.cuda(), B.cuda(), cayley_coefficients(exponent, 31.0, 1e-5)
     Z, _ = cayley_apply(device, start, c, 0.033, 1.023, exponent=exponent, ws=ws)

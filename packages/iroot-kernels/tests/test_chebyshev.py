@@ -12,14 +12,6 @@ EXPONENTS = [-1, -1 / 2, -1 / 4, -2 / 3, 1 / 2]
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
-def rhs(n, k, batch=1, dtype=torch.float64):
-    return torch.randn(batch, n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
-
-
-def times(A):
-    return lambda V: A @ V
-
-
 def series(exponent, low, high, tol):
     """Coefficients of x^α on [low, high] with a relative error of at most `tol`.
 
@@ -49,19 +41,19 @@ def rounding(n, kappa, dtype=torch.float64):
         (torch.float64, 1e4, 1e-6),
     ],
 )
-def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power, error):
+def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power, error, rhs):
     A, B = spd(n, kappa, batch, dtype), rhs(n, k, batch, dtype)
     kept, want = B.clone(), power(A, exponent) @ B.double()
     # Rounding A to float32 moves the ends by u·√n: room for that.
     low, high = 0.99 / kappa, 1.001
-    Z = chebyshev_apply(times(A), B, series(exponent, low, high, tol), low, high)
+    Z = chebyshev_apply(A.matmul, B, series(exponent, low, high, tol), low, high)
     assert Z.dtype == dtype and Z.shape == B.shape
     assert error(Z, want) <= tol + rounding(n, kappa, dtype)
     assert torch.equal(B, kept)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 7])
-def test_any_degree_is_the_polynomial(degree, spd, error):
+def test_any_degree_is_the_polynomial(degree, spd, error, rhs):
     A, B = spd(24, 10.0, 2), rhs(24, 3, 2)
     c = np.random.default_rng(0).standard_normal(degree + 1)
     values, vectors = np.linalg.eigh(A.numpy())
@@ -78,28 +70,28 @@ def test_any_degree_is_the_polynomial(degree, spd, error):
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_an_interval_for_every_matrix(exponent, spd, power, error):
+def test_an_interval_for_every_matrix(exponent, spd, power, error, rhs):
     """One series for x^α on [l/u, 1], intervals of one ratio and very different sizes."""
     scale = torch.tensor([1.0, 1e-7, 3e8], dtype=torch.float64)
     A, B = spd(32, 1e2, 3) * scale[:, None, None], rhs(32, 2, 3)
     want = power(A, exponent) @ B
     c = series(exponent, 0.0099, 1.0, 1e-8)
     high = 1.001 * scale
-    Z = chebyshev_apply(times(A), B, c, 0.0099 * high, high, exponent=exponent)
+    Z = chebyshev_apply(A.matmul, B, c, 0.0099 * high, high, exponent=exponent)
     assert error(Z, want) <= 1e-8 + rounding(32, 1e2)
-    one = chebyshev_apply(times(A[1:2]), B[1:2], c, float(0.0099 * high[1]), float(high[1]), exponent=exponent)
+    one = chebyshev_apply(A[1:2].matmul, B[1:2], c, float(0.0099 * high[1]), float(high[1]), exponent=exponent)
     torch.testing.assert_close(one, Z[1:2], rtol=0, atol=float(one.abs().max()) * rounding(32, 1e2))
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_equals_lanczos(exponent, spd, power, error):
+def test_equals_lanczos(exponent, spd, power, error, rhs):
     A, B = spd(64, 30.0, 2), rhs(64, 3, 2)
-    krylov = lanczos_apply(times(A), B, exponent, tol=1e-10, max_steps=64).Z
-    Z = chebyshev_apply(times(A), B, series(exponent, 0.033, 1.001, 1e-10), 0.033, 1.001)
+    krylov = lanczos_apply(A.matmul, B, exponent, tol=1e-10, max_steps=64).Z
+    Z = chebyshev_apply(A.matmul, B, series(exponent, 0.033, 1.001, 1e-10), 0.033, 1.001)
     assert error(Z, krylov) <= 1e-10 + 1e-10 / 0.3 + 2 * rounding(64, 30.0)
 
 
-def test_a_second_call_allocates_nothing_and_the_action_may_reuse_a_buffer(spd, allocations):
+def test_a_second_call_allocates_nothing_and_the_action_may_reuse_a_buffer(spd, allocations, rhs):
     A, B, ws, product = spd(48, 10.0), rhs(48, 5), Workspace(), torch.empty(1, 48, 5, dtype=torch.float64)
     c = series(-0.5, 0.1, 1.0, 1e-6)
 
@@ -126,15 +118,15 @@ def test_bad_arguments():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_on_cuda_without_a_synchronisation(exponent, spd, power, error):
+def test_on_cuda_without_a_synchronisation(exponent, spd, power, error, rhs):
     A, B, ws = spd(64, 30.0, 2, torch.float32), rhs(64, 3, 2, torch.float32), Workspace()
     device, start, c = A.cuda(), B.cuda(), series(exponent, 0.033, 1.001, 1e-5)
-    Z = chebyshev_apply(times(device), start, c, 0.033, 1.001, ws=ws)
+    Z = chebyshev_apply(device.matmul, start, c, 0.033, 1.001, ws=ws)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that the mode is a prototype
         torch.cuda.set_sync_debug_mode("error")
         try:
-            Z = chebyshev_apply(times(device), start, c, 0.033, 1.001, ws=ws)
+            Z = chebyshev_apply(device.matmul, start, c, 0.033, 1.001, ws=ws)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert error(Z, power(A, exponent) @ B.double()) <= 1.08e-5 + rounding(64, 30.0, torch.float32)

@@ -21,10 +21,6 @@ def tall(rows, n, kappa, batch=1, dtype=torch.float64, seed=0):
     return ((left * torch.from_numpy(np.geomspace(1, 1 / kappa, r))) @ right.mT).to(dtype)
 
 
-def rhs(n, k, batch=1, dtype=torch.float64):
-    return torch.randn(batch, n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
-
-
 def truth(G, B, exponent, ridge=0.0):
     """(GᵀG + r·I)^α·B through numpy's singular values of the numbers that G stores."""
     _, sigma, right = np.linalg.svd(G.double().numpy())
@@ -52,7 +48,7 @@ def rounding(rows, kappa, dtype=torch.float64):
 @pytest.mark.parametrize(
     ("dtype", "kappa", "tol"), [(torch.float32, 10.0, 1e-4), (torch.float64, 10.0, 1e-10), (torch.float64, 1e3, 1e-8)]
 )
-def test_applies_the_power(exponent, rows, n, k, batch, dtype, kappa, tol, error):
+def test_applies_the_power(exponent, rows, n, k, batch, dtype, kappa, tol, error, rhs):
     G, B = tall(rows, n, kappa, batch, dtype), rhs(n, k, batch, dtype)
     kept = B.clone()
     result = apply(G, B, exponent, tol=tol, max_steps=n)
@@ -65,7 +61,7 @@ def test_applies_the_power(exponent, rows, n, k, batch, dtype, kappa, tol, error
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("kappa", [1e2, 1e3])
 @pytest.mark.parametrize("rows", [100, 300])
-def test_float32_loses_kappa_of_g_and_not_its_square(exponent, kappa, rows, error):
+def test_float32_loses_kappa_of_g_and_not_its_square(exponent, kappa, rows, error, rhs):
     G, B = tall(rows, 100, kappa, dtype=torch.float32), rhs(100, 3, dtype=torch.float32)
     want = truth(G, B, exponent)
     result = apply(G, B, exponent, tol=1e-6, max_steps=100)
@@ -80,7 +76,7 @@ def test_float32_loses_kappa_of_g_and_not_its_square(exponent, kappa, rows, erro
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "n"), [(20, 60), (60, 60)])
-def test_ridge_and_wide_matrices(exponent, dtype, rows, n, error):
+def test_ridge_and_wide_matrices(exponent, dtype, rows, n, error, rhs):
     G, B = tall(rows, n, 1e3, 2, dtype), rhs(n, 3, 2, dtype)
     ridge = torch.tensor([1e-2, 1e-4], dtype=torch.float64)
     want = truth(G, B, exponent, ridge.numpy())
@@ -97,7 +93,7 @@ def test_ridge_and_wide_matrices(exponent, dtype, rows, n, error):
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("kappa", [1e1, 1e3])
 @pytest.mark.parametrize("known", [False, True])
-def test_the_estimate_is_honest_wherever_it_stops(exponent, kappa, known, error):
+def test_the_estimate_is_honest_wherever_it_stops(exponent, kappa, known, error, rhs):
     G, B = tall(150, 100, kappa), rhs(100, 3)
     want, low = truth(G, B, exponent), kappa**-2 if known else None
     for most in (8, 20, 31, 45, 70, 90):
@@ -109,7 +105,7 @@ def test_the_estimate_is_honest_wherever_it_stops(exponent, kappa, known, error)
             assert float(result.bound) >= actual / (1 + actual) - rounding(150, kappa)
 
 
-def test_equals_lanczos(error):
+def test_equals_lanczos(error, rhs):
     """The same process: the same T, approximation and estimates."""
     G, B = tall(80, 50, 30.0, 2), rhs(50, 3, 2)
     for most in (1, 5, 12, 30):
@@ -120,7 +116,7 @@ def test_equals_lanczos(error):
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_breakdown_zeros_and_failures(exponent, error):
+def test_breakdown_zeros_and_failures(exponent, error, rhs):
     G = tall(40, 20, 10.0).repeat(4, 1, 1)
     G[1] = torch.linalg.qr(G[1]).Q  # GᵀG = I
     G[2, 3, 3] = math.inf
@@ -138,7 +134,7 @@ def test_breakdown_zeros_and_failures(exponent, error):
     assert (result.Z[3] == 0).all() if exponent > 0 else result.Z[3].isnan().all()
 
 
-def test_a_second_call_allocates_nothing(allocations):
+def test_a_second_call_allocates_nothing(allocations, rhs):
     G, B, ws = tall(600, 400, 3.0), rhs(400, 3), Workspace()
     left, right = (torch.empty(1, size, 3, dtype=torch.float64) for size in (600, 400))
 
@@ -159,7 +155,7 @@ def test_a_second_call_allocates_nothing(allocations):
     assert seen.made == [] and torch.equal(first, second.Z) and second.steps**2 < 400
 
 
-def test_same_in_autocast_and_under_global_flags(flags, error):
+def test_same_in_autocast_and_under_global_flags(flags, error, rhs):
     G, B = tall(60, 40, 10.0, dtype=torch.float32), rhs(40, 3, dtype=torch.float32)
     wide = G.double()
 
@@ -194,7 +190,7 @@ def test_bad_arguments():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_on_cuda(exponent, error):
+def test_on_cuda(exponent, error, rhs):
     G, B = tall(300, 200, 10.0, 2, torch.float32), rhs(200, 3, 2, torch.float32)
     result = apply(G.cuda(), B.cuda(), exponent, tol=1e-5, max_steps=200)
     assert result.converged.is_cuda and result.converged.all()

@@ -23,23 +23,6 @@ def rounding(n, kappa, dtype=torch.float64):
     return 2 * math.sqrt(n) * kappa * UNIT[dtype]
 
 
-def rhs(n, k, batch=1, dtype=torch.float64):
-    return torch.randn(batch, n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
-
-
-def times(A):
-    return lambda V: A @ V
-
-
-def dense(values, seed=0):
-    """(A, eigenvectors): a random eigenbasis, (1, n, n) each."""
-    values = torch.as_tensor(np.array(values), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    Q = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64)).Q
-    A = (Q * values) @ Q.mT
-    return ((A + A.mT) / 2)[None], Q[None]
-
-
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize(("n", "k"), [(48, 1), (48, 3), (24, 24)])
 @pytest.mark.parametrize("batch", [1, 3])
@@ -53,10 +36,10 @@ def dense(values, seed=0):
         (torch.float64, 1e5, 1e-6),
     ],
 )
-def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power, error):
+def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power, error, rhs):
     A, B = spd(n, kappa, batch, dtype), rhs(n, k, batch, dtype)
     kept = B.clone()
-    result = lanczos_apply(times(A), B, exponent, tol=tol, max_steps=n)
+    result = lanczos_apply(A.matmul, B, exponent, tol=tol, max_steps=n)
     assert result.converged.all() and result.Z.dtype == dtype and result.error.dtype == torch.float64
     # An honest estimate is at least 0.3 of the truth.
     assert error(result.Z, power(A, exponent) @ B.double()) <= tol / 0.3 + rounding(n, kappa, dtype)
@@ -70,11 +53,11 @@ def test_applies_the_power(exponent, n, k, batch, dtype, kappa, tol, spd, power,
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kappa", [3.0, 30.0, 300.0])
-def test_two_passes_agree_with_one(exponent, dtype, kappa, spd, error):
+def test_two_passes_agree_with_one(exponent, dtype, kappa, spd, error, rhs):
     A, B, tol = spd(64, kappa, 2, dtype), rhs(64, 3, 2, dtype), 1e-5
-    one = lanczos_apply(times(A), B, exponent, tol=tol, max_steps=64)
+    one = lanczos_apply(A.matmul, B, exponent, tol=tol, max_steps=64)
     ws = Workspace()
-    two = lanczos_apply(times(A), B, exponent, tol=tol, max_steps=200, ws=ws, passes=2)
+    two = lanczos_apply(A.matmul, B, exponent, tol=tol, max_steps=200, ws=ws, passes=2)
     assert one.converged.all() and two.converged.all()
     assert error(two.Z, one.Z.double()) <= 2 * tol / 0.3 + rounding(64, kappa, dtype)
     assert two.products == 2 * 3 * two.steps
@@ -82,9 +65,9 @@ def test_two_passes_agree_with_one(exponent, dtype, kappa, spd, error):
     assert ws.nbytes == 6 * (5 * 64 * B.element_size() + 401 * 8)
 
 
-def test_two_passes_go_beyond_n_where_orthogonality_is_lost(power, error):
-    A, B = dense(CLUSTER_AND_TAIL)[0], rhs(120, 2)
-    result = lanczos_apply(times(A), B, -0.5, tol=1e-6, max_steps=600, passes=2)
+def test_two_passes_go_beyond_n_where_orthogonality_is_lost(power, error, with_spectrum, rhs):
+    A, B = with_spectrum(CLUSTER_AND_TAIL)[0], rhs(120, 2)
+    result = lanczos_apply(A.matmul, B, -0.5, tol=1e-6, max_steps=600, passes=2)
     assert result.converged.all() and result.steps > 120
     assert error(result.Z, power(A, -0.5) @ B) <= 1e-6 / 0.3 + rounding(120, 1e4)
 
@@ -92,15 +75,15 @@ def test_two_passes_go_beyond_n_where_orthogonality_is_lost(power, error):
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_breakdown_is_exact_for_that_column_only(exponent, passes, dtype, power, error):
+def test_breakdown_is_exact_for_that_column_only(exponent, passes, dtype, power, error, with_spectrum, rhs):
     """Columns: an eigenvector, three of them, nothing, a random one, tiny and huge ones; and a multiple of I."""
-    A, V = dense(np.linspace(0.1, 1, 40))
+    A, V = with_spectrum(np.linspace(0.1, 1, 40))
     A = torch.cat((A, 3 * torch.eye(40, dtype=torch.float64)[None])).to(dtype)
     V = V[0]
     columns = [V[:, 5], V[:, [1, 2, 39]].sum(1), torch.zeros(40), rhs(40, 1)[0, :, 0]]
     columns += [1e-12 * columns[-1], 1e12 * V[:, 7]]
     B = torch.stack([c.double() for c in columns], 1).expand(2, 40, 6).to(dtype)
-    result = lanczos_apply(times(A), B, exponent, tol=1e-5, max_steps=60, passes=passes)
+    result = lanczos_apply(A.matmul, B, exponent, tol=1e-5, max_steps=60, passes=passes)
     want = power(A, exponent) @ B.double()
     assert result.converged.all() and result.Z.isfinite().all()
     assert (result.Z[..., 2] == 0).all()
@@ -111,7 +94,7 @@ def test_breakdown_is_exact_for_that_column_only(exponent, passes, dtype, power,
 
 def test_zeros_give_zeros(spd):
     result = lanczos_apply(
-        times(spd(24, 10.0, 2)), torch.zeros(2, 24, 3, dtype=torch.float64), -1, tol=1e-8, max_steps=9
+        spd(24, 10.0, 2).matmul, torch.zeros(2, 24, 3, dtype=torch.float64), -1, tol=1e-8, max_steps=9
     )
     assert (result.Z == 0).all() and result.converged.all() and (result.error == 0).all()
     assert result.ritz_low.isnan().all() and not result.indefinite.any()
@@ -126,12 +109,12 @@ def test_empty(k):
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("passes", [1, 2])
-def test_what_fails_is_named_and_leaves_its_neighbours_alone(exponent, passes, spd, power, error):
+def test_what_fails_is_named_and_leaves_its_neighbours_alone(exponent, passes, spd, power, error, rhs):
     good, bad, poisoned = (spd(40, 30.0)[0].clone() for _ in range(3))
     bad -= 0.3 * torch.eye(40, dtype=torch.float64)
     poisoned[3, 4] = math.nan
     A, B = torch.stack([bad, good, poisoned]), rhs(40, 2, 3)
-    result = lanczos_apply(times(A), B, exponent, tol=1e-8, max_steps=60, passes=passes)
+    result = lanczos_apply(A.matmul, B, exponent, tol=1e-8, max_steps=60, passes=passes)
     assert result.indefinite.tolist() == [True, False, False]
     assert result.converged.tolist() == [False, True, False]
     assert result.error.isinf().tolist() == [True, False, True]
@@ -142,11 +125,11 @@ def test_what_fails_is_named_and_leaves_its_neighbours_alone(exponent, passes, s
 
 @pytest.mark.parametrize("exponent", [1 / 2, 1 / 4, 3 / 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_positive_powers_of_a_singular_matrix(exponent, dtype, error):
+def test_positive_powers_of_a_singular_matrix(exponent, dtype, error, with_spectrum, rhs):
     values = np.append(np.zeros(40), np.geomspace(1e-3, 1, 40))
-    A, V = dense(values)
+    A, V = with_spectrum(values)
     want = (V * torch.from_numpy(values**exponent)) @ (V.mT @ rhs(80, 3))
-    result = lanczos_apply(times(A.to(dtype)), rhs(80, 3, dtype=dtype), exponent, tol=1e-3, max_steps=80)
+    result = lanczos_apply(A.to(dtype).matmul, rhs(80, 3, dtype=dtype), exponent, tol=1e-3, max_steps=80)
     assert result.converged.all() and not result.indefinite.any()
     # A zero eigenvalue stored with an error √n·u counts with its power.
     assert error(result.Z, want) <= 1e-3 / 0.3 + 2 * (math.sqrt(80) * UNIT[dtype]) ** exponent
@@ -161,7 +144,7 @@ def laplacian(V):
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_an_action_without_a_matrix(exponent, power, error):
+def test_an_action_without_a_matrix(exponent, power, error, rhs):
     n = 60
     A = (2.5 * torch.eye(n) - torch.diag(torch.ones(n - 1), 1) - torch.diag(torch.ones(n - 1), -1)).double()[None]
     B = rhs(n, 2)
@@ -170,7 +153,7 @@ def test_an_action_without_a_matrix(exponent, power, error):
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_a_second_call_allocates_nothing(passes, spd, allocations):
+def test_a_second_call_allocates_nothing(passes, spd, allocations, rhs):
     A, B, ws, product = spd(400, 10.0), rhs(400, 3), Workspace(), torch.empty(1, 400, 3, dtype=torch.float64)
 
     def run():
@@ -195,9 +178,9 @@ def test_a_second_call_allocates_nothing(passes, spd, allocations):
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_basis_stays_orthonormal(values, dtype):
-    A, steps = dense(values)[0].to(dtype), 80
-    process = _Lanczos(times(A), rhs(120, 2, dtype=dtype), steps, Workspace(), keep=True)
+def test_the_basis_stays_orthonormal(values, dtype, with_spectrum, rhs):
+    A, steps = with_spectrum(values)[0].to(dtype), 80
+    process = _Lanczos(A.matmul, rhs(120, 2, dtype=dtype), steps, Workspace(), keep=True)
     for j in range(steps):
         process.step(j)
     Q = process.Q.double()
@@ -205,7 +188,7 @@ def test_the_basis_stays_orthonormal(values, dtype):
     assert (Q @ Q.mT - torch.eye(steps)).abs().max() <= 16 * math.sqrt(120) * UNIT[dtype]
 
 
-def test_same_in_autocast_and_under_global_flags(spd, flags, power, error):
+def test_same_in_autocast_and_under_global_flags(spd, flags, power, error, rhs):
     A, B = spd(48, 30.0, dtype=torch.float32), rhs(48, 3, dtype=torch.float32)
 
     def exact(V):
@@ -260,7 +243,7 @@ def synchronisations(run):
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("flag", ["ieee", "tf32"])
-def test_on_cuda_with_one_synchronisation_a_check(exponent, passes, flag, flags, spd, power, error):
+def test_on_cuda_with_one_synchronisation_a_check(exponent, passes, flag, flags, spd, power, error, rhs):
     A, B, ws = spd(256, 30.0, 2, torch.float32), rhs(256, 3, 2, torch.float32), Workspace()
     torch.backends.cuda.matmul.fp32_precision = flag
     wide, start = A.double().cuda(), B.cuda()

@@ -25,13 +25,17 @@ def _coefficients(exponent, kappa):
     return c[: int(np.flatnonzero(np.abs(c) > 1e-12 * np.abs(c).max())[-1]) + 1]
 
 
-def _problem(name, exponent, k=3, batch=1):
-    values = torch.from_numpy(SPECTRA[name])
-    generator = torch.Generator().manual_seed(0)
-    Q = torch.linalg.qr(torch.randn(N, N, generator=generator, dtype=torch.float64)).Q
-    A = (Q * values) @ Q.mT
-    B = torch.randn(batch, N, k, generator=generator, dtype=torch.float64)
-    return ((A + A.mT) / 2).expand(batch, N, N), B, (Q * values.pow(exponent)) @ (Q.mT @ B), float(values.min())
+@pytest.fixture
+def problem(with_spectrum, rhs):
+    """(spectrum, exponent, batch) ↦ A, B, A^exponent·B and λ_min."""
+
+    def make(name, exponent, batch=1):
+        values, B = SPECTRA[name], rhs(N, 3, batch)
+        A, V = with_spectrum(values)
+        expected = (V * torch.from_numpy(values**exponent)) @ (V.mT @ B)
+        return A.expand(batch, N, N), B, expected, float(values.min())
+
+    return make
 
 
 def _run(method, A, B, exponent, low, high, tol, ws=None):
@@ -46,9 +50,9 @@ def _run(method, A, B, exponent, low, high, tol, ws=None):
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("exponent", [-1.0, -0.5, -0.25])
 @pytest.mark.parametrize("share", [1.0, 0.3, 3.0, 30.0])
-def test_it_stops_when_it_is_done(method, name, exponent, share):
+def test_it_stops_when_it_is_done(method, name, exponent, share, problem):
     """`low` on the safe side, right, or far above λ_min: what is called converged is, within the estimate."""
-    A, B, expected, smallest = _problem(name, exponent)
+    A, B, expected, smallest = problem(name, exponent)
     low, tol = min(share * smallest, 0.4), 1e-6
     found = _run(method, A, B, exponent, low, 1.05, tol)
     error = float((found.Z - expected).norm() / expected.norm())
@@ -62,24 +66,24 @@ def test_it_stops_when_it_is_done(method, name, exponent, share):
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "cayley"])
-def test_an_eigenvalue_that_is_not_positive_shows(method):
+def test_an_eigenvalue_that_is_not_positive_shows(method, problem):
     """The series diverges there: the terms grow, or there is no Cholesky factor."""
-    A, B, _, _ = _problem("log 1e2", -0.5)
+    A, B, _, _ = problem("log 1e2", -0.5)
     found = _run(method, A - 0.02 * torch.eye(N, dtype=torch.float64), B, -0.5, 1e-2, 1.05, 1e-6)
     assert not bool(found.converged.any())
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "cayley"])
-def test_an_eigenvalue_above_the_bound_shows(method):
-    A, B, _, _ = _problem("log 1e2", -0.5)
+def test_an_eigenvalue_above_the_bound_shows(method, problem):
+    A, B, _, _ = problem("log 1e2", -0.5)
     found = _run(method, A, B, -0.5, 1e-3, 0.1, 1e-6)
-    error = float((found.Z - _problem("log 1e2", -0.5)[2]).norm())
+    error = float((found.Z - problem("log 1e2", -0.5)[2]).norm())
     assert not bool(found.converged.all()) or error <= 1e-5 * float(found.Z.norm())
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "cayley"])
-def test_a_batch_goes_on_until_its_last_is_done(method):
-    A, B, expected, smallest = _problem("log 1e2", -0.5, batch=3)
+def test_a_batch_goes_on_until_its_last_is_done(method, problem):
+    A, B, expected, smallest = problem("log 1e2", -0.5, batch=3)
     A = A * torch.tensor([1.0, 0.9, 0.8], dtype=torch.float64)[:, None, None]
     expected = expected / torch.tensor([1.0, 0.9, 0.8], dtype=torch.float64).sqrt()[:, None, None]
     found = _run(method, A, B, -0.5, 0.7 * smallest, 1.05, 1e-8)
@@ -88,8 +92,8 @@ def test_a_batch_goes_on_until_its_last_is_done(method):
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "cayley"])
-def test_not_a_number_is_infinitely_wrong_and_zero_is_zero(method):
-    A, B, _, smallest = _problem("log 1e2", -0.5, batch=2)
+def test_not_a_number_is_infinitely_wrong_and_zero_is_zero(method, problem):
+    A, B, _, smallest = problem("log 1e2", -0.5, batch=2)
     B = B.clone()
     B[0], B[1] = 0.0, torch.nan
     found = _run(method, A, B, -0.5, smallest, 1.05, 1e-8)
@@ -97,17 +101,17 @@ def test_not_a_number_is_infinitely_wrong_and_zero_is_zero(method):
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "cayley"])
-def test_float32(method):
+def test_float32(method, problem):
     """Rounding: each term errs by u·‖V‖, and the sum by u·κ^|α| at most per term."""
-    A, B, expected, smallest = _problem("log 1e2", -0.5)
+    A, B, expected, smallest = problem("log 1e2", -0.5)
     found = _run(method, A.float(), B.float(), -0.5, smallest, 1.05, 1e-5)
     assert found.Z.dtype == torch.float32 and bool(found.converged.all())
     assert float((found.Z.double() - expected).norm() / expected.norm()) <= 1e-5 + found.terms * 2.0**-24 * 10
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "cayley"])
-def test_the_workspace_is_used_again(method):
-    A, B, _, smallest = _problem("log 1e2", -0.5)
+def test_the_workspace_is_used_again(method, problem):
+    A, B, _, smallest = problem("log 1e2", -0.5)
     ws = Workspace()
     first = _run(method, A, B, -0.5, smallest, 1.05, 1e-8, ws)
     held = {name: buffer.data_ptr() for name, buffer in ws._buffers.items()}

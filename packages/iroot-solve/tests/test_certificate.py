@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from iroot_kernels import Workspace
-from iroot_solve import build_schedule
+from iroot_solve import build_schedule, solve_spd
 from iroot_solve._certificate import PlainMatrix, Root, appraise, measure, orders, probe_signs
 from iroot_solve._eigh import run_eigh
 
@@ -197,3 +197,16 @@ def test_eigenvector_coordinates_measure_what_powers_do(system, exponent, k):
     assert float((gram - expected).abs().amax() / scale) <= 1e-6 + N * 2.0**-53 * kappa
     # The drift: V is orthogonal to n·u.
     assert float(fast[:, -1].sqrt() / fast[:, 0]) <= N * 2.0**-52
+
+
+@pytest.mark.parametrize(("strategy", "p"), [("cholesky", 1), ("eigh", 1), ("eigh", 2)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_residual_of_few_terms_is_not_zero_by_chance(spd, rhs, truth, distance, n, dtype, strategy, p):
+    """Float32 work is judged against what was passed: rounding A and B is an error, and a residual of zero is none."""
+    for seed in range(40):
+        kappa, tol = 10.0 ** (seed % 5), (1e-6, 1e-10)[seed % 2] if dtype is torch.float64 else 1e-4
+        A, B = spd(n, kappa, dtype=dtype, seed=seed), rhs(n, 3, dtype=dtype, seed=seed)
+        result = solve_spd(A, B, p_val=p, strategy=strategy, precision="fp32", tol=tol, on_failure="nan")
+        if bool(result.stats.converged):
+            assert distance(result.Z, truth(A, B, -1 / p)) <= tol + torch.finfo(dtype).eps / 2

@@ -213,11 +213,13 @@ class Case:
         """Deliver Z into `out` and estimate its error, in one synchronisation."""
         if outcome.root is None:
             return self._own(outcome, out)
-        A, Z = self.matrix.matrix(outcome.judge), outcome.Z
-        exponent, root, B = self.problem.exponent, outcome.root, self.right(outcome.judge)
+        wide = self.problem.storage is torch.float64
+        # Against what was passed, not against what it was rounded to.
+        judged = torch.float64 if wide else outcome.judge
+        A, Z = self.matrix.matrix(judged), outcome.Z
+        exponent, root, B = self.problem.exponent, outcome.root, self.right(judged)
         if Z.dtype is not A.dtype:
             Z = self.ws.buffer("Z64", Z.shape, A.dtype, A.device).copy_(Z)
-        wide = self.problem.storage is torch.float64
         judge, left = self._judge(outcome, A), self._left(A.dtype)
         measured = measure(root, judge, B, Z, exponent, self.options.seed, left, wide)
         largest = magnitude(self.deliver(outcome, out))

@@ -22,6 +22,8 @@ from iroot_solve._scales import norm, unit
 from iroot_solve._thin import thin
 
 PROBES = 4
+# A residual in float32 of fewer terms may be zero by chance.
+CHANCE_SIZE = 64
 
 Wide = Callable[[], "tuple[Tensor, Tensor]"]
 
@@ -78,7 +80,7 @@ def _solved(factor: _Factor, text: str, B: Tensor | None) -> Outcome:
     return Outcome(
         Z=Z,
         root=root,
-        judge=L.dtype,
+        judge=L.dtype if L.shape[-1] >= CHANCE_SIZE else torch.float64,
         lowest=lowest,
         strategy="cholesky",
         precision=factor.name,

@@ -92,20 +92,23 @@ class _Eigen:
         """X^j·W."""
         if j == 0:
             return W
-        return thin(self.V, thin(self.V.mT, W).mul_(self.f.pow(j).unsqueeze(-1)))
+        V = self.V.to(W.dtype)
+        return thin(V, thin(V.mT, W).mul_(self.f.pow(j).unsqueeze(-1)))
 
     def drift(self, W: Tensor) -> Tensor:
         """V·Vᵀ·W − W: vectors that are not orthogonal spoil every power of X alike."""
-        return thin(self.V, thin(self.V.mT, W)) - W
+        V = self.V.to(W.dtype)
+        return thin(V, thin(V.mT, W)) - W
 
     def sandwich(self, A: Matrix, q: int, orders: tuple[int, ...], s: int, W: Tensor, B: Tensor | None) -> Tensor:
         """Rows (X^m·(A^q·X^(s−m)·W − B))ᵀ for m in `orders`, and (V·Vᵀ·W)ᵀ at the end, all in one go."""
         b, k, n = W.shape
-        c = torch.bmm(W, self.V)
+        V = self.V.to(W.dtype)
+        c = torch.bmm(W, V)
         left, right = self._powers(orders), self._powers(tuple(s - m for m in orders))
-        U = torch.bmm((right * c.unsqueeze(1)).view(b, -1, n), self.V.mT)
-        U = torch.bmm(times_power(A, q, U, B), self.V).view(b, -1, k, n)
-        return torch.bmm(torch.cat((left * U, c.unsqueeze(1)), 1).view(b, -1, n), self.V.mT)
+        U = torch.bmm((right * c.unsqueeze(1)).view(b, -1, n), V.mT)
+        U = torch.bmm(times_power(A, q, U, B), V).view(b, -1, k, n)
+        return torch.bmm(torch.cat((left * U, c.unsqueeze(1)), 1).view(b, -1, n), V.mT)
 
     def _powers(self, orders: tuple[int, ...]) -> Tensor:
         """f^j for every j, `(b, len(orders), 1, n)`."""
