@@ -29,6 +29,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "iroot-solve": ("iroot_solve", "fast_iroot"),
 }
 TEST_NEEDS = ("pytest", "hypothesis", "mpmath", "scipy", "sybil")
+# For the tests of `iroot bench`.
+BENCH_TEST_NEEDS = ("matplotlib",)
 REPO_TEST_NEEDS = ("pytest-cov", "nox", "hatchling", "import-linter")
 
 nox.needs_version = ">=2024.4.15"
@@ -49,6 +51,11 @@ def metadata(package: str, root: Path = ROOT) -> dict[str, Any]:
 def requirements(package: str, root: Path = ROOT) -> list[str]:
     """The declared dependencies of a package, without its extras."""
     return list(metadata(package, root)["dependencies"])
+
+
+def extra(package: str, name: str, root: Path = ROOT) -> list[str]:
+    """The requirements of an extra of a package."""
+    return list(metadata(package, root)["optional-dependencies"][name])
 
 
 def declared_siblings(package: str, root: Path = ROOT) -> set[str]:
@@ -160,7 +167,7 @@ def benchmark_folders(packages: list[str]) -> list[str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests of the four packages and of the repository, every example of the docs, and the coverage."""
-    install_tree(session, *TEST_NEEDS, *REPO_TEST_NEEDS)
+    install_tree(session, *TEST_NEEDS, *BENCH_TEST_NEEDS, *REPO_TEST_NEEDS, *extra("iroot-solve", "rivals"))
     coverage = [] if session.posargs else ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}"]
     session.run("python", "-m", "pytest", *coverage, *session.posargs)
 
@@ -171,14 +178,15 @@ def alone(session: nox.Session, package: str) -> None:
     """One wheel with its declared needs only, tested outside the tree."""
     if found := undeclared_imports(package):
         session.error(f"{package} does not declare what it imports: {found}")
-    install_wheels(session, with_siblings(package), *TEST_NEEDS)
+    needs = BENCH_TEST_NEEDS if package == "iroot-solve" else ()
+    install_wheels(session, with_siblings(package), *TEST_NEEDS, *needs)
     pytest_outside(session, [package], "packages")
 
 
 @nox.session
 def combined(session: nox.Session) -> None:
     """The four wheels together, tested outside the tree."""
-    install_wheels(session, list(PACKAGES), *TEST_NEEDS)
+    install_wheels(session, list(PACKAGES), *TEST_NEEDS, *BENCH_TEST_NEEDS)
     pytest_outside(session, list(PACKAGES), "packages")
 
 
@@ -210,7 +218,7 @@ def lint(session: nox.Session) -> None:
 def typecheck(session: nox.Session) -> None:
     """Types of the four packages, strictly."""
     needs = {need for package in PACKAGES for need in requirements(package)}
-    install(session, "mypy", *sorted(need for need in needs if not need.startswith("iroot-")))
+    install(session, "mypy", "matplotlib", *sorted(need for need in needs if not need.startswith("iroot-")))
     session.run("mypy")
 
 

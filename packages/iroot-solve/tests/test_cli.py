@@ -156,7 +156,7 @@ def test_doctor_survives_flags_that_torch_refuses_to_read(capsys, monkeypatch):
         (["explain", "--n", "8", "--device", "abacus"], "--device"),
         (["explain", "--n", "8", "--batch", "0"], "--batch"),
         (["explore"], "explore"),
-        ([], "{plan,explain,doctor}"),
+        ([], "{plan,explain,bench,doctor}"),
     ],
 )
 def test_what_cannot_be_right_is_named_in_one_line(capsys, words, named):

@@ -1,11 +1,13 @@
-"""The command `iroot`: `plan` (which schedule), `explain` (which strategy, and why), `doctor` (with what).
+"""The command `iroot`: `plan` (which schedule), `explain` (which strategy, and why), `bench` (how fast and how
+accurate), `doctor` (with what).
 
     iroot plan --p 4 --kappa 1e6 --tol 1e-4
     iroot explain --n 2048 --k 16 --p 2 --kappa 1e3
+    iroot bench --only "SPD p=2 k<n" --markdown
     iroot doctor [--calibrate]
 
 Exit status 0; 1 where `doctor` finds versions that do not belong together; 2 for an argument that cannot be right,
-with one line that names it.
+with one line that names it; 130 where Ctrl-C ended a benchmark early.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from iroot_solve._cost import cache_file
 from iroot_solve._cost import table as calibration
 from iroot_solve._explain import Explanation, explain
 from iroot_solve._problem import TOLERANCES
+from iroot_solve.bench import _command
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}
 NUMBERS = ("step", "degree", "ε", "products", "time (ms)", "error")
+EXTRA = ("--ab-extra-args-a", "--ab-extra-args-b")
 # Where the output is not a terminal, nothing says how wide it is: wide enough for every table.
 FILE_WIDTH = 120
 
@@ -57,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     try:
-        options = _parser().parse_args(_join_exponent(sys.argv[1:] if argv is None else argv))
+        options = _parser().parse_args(_join_values(sys.argv[1:] if argv is None else argv))
         return int(options.run(options))
     except UsageError as problem:
         print(problem, file=sys.stderr)
@@ -69,9 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> _Parser:
     parser = _Parser(prog="iroot", description="Inverse p-th roots of matrices: plans, choices, and what they run on.")
     parser.add_argument("--version", action="version", version=f"iroot {_doctor.versions()['iroot-solve']}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,explain,doctor}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,explain,bench,doctor}")
     _add_plan(commands.add_parser("plan", help="the schedule with the fewest matrix products"))
     _add_explain(commands.add_parser("explain", help="the strategy that would be used, and why the others lose"))
+    bench = commands.add_parser("bench", help="time and true error beside others", argument_default=argparse.SUPPRESS)
+    _command.add_options(bench)
     doctor = commands.add_parser("doctor", help="versions, devices, flags, and which backend is used where")
     doctor.add_argument(
         "--calibrate", action="store_true", help="measure this machine, a minute or two, and go by that from now on"
@@ -212,12 +218,12 @@ def _console() -> Console:
     return Console(width=width, markup=False, highlight=False)
 
 
-def _join_exponent(argv: Sequence[str]) -> list[str]:
+def _join_values(argv: Sequence[str]) -> list[str]:
     """`--exponent -2/3` as `--exponent=-2/3`: argparse takes what begins with a dash for an option."""
     joined: list[str] = []
     for word in argv:
-        if joined and joined[-1] == "--exponent" and not word.startswith("--"):
-            joined[-1] = f"--exponent={word}"
+        if joined and (joined[-1] in EXTRA or (joined[-1] == "--exponent" and not word.startswith("--"))):
+            joined[-1] += f"={word}"
         else:
             joined.append(word)
     return joined

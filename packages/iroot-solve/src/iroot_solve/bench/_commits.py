@@ -1,0 +1,185 @@
+"""Two commits side by side: a worktree of each in a temporary folder, and processes that import what lies there.
+
+A, A again and B are three processes, and two processes of the same code differ: left to themselves, by up to 12 % all
+through their lives. So they get the same hash seed, which decides the layout of Python's tables, and the same cores;
+what is left, mostly below 3 %, is what the A/A floor has to show, since no order of calls can cancel it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from iroot_solve.bench._measure import Job, Settings
+from iroot_solve.bench._problems import build, relative_error, truth
+from iroot_solve.bench._samples import Sample
+
+SCRIPT = Path(__file__).with_name("_worker.py")
+
+
+class Worker:
+    """A process that times calls of the library in a tree.
+
+    Args:
+        tree: A checkout of the repository.
+        folder: For its files; its own.
+        name: In errors.
+
+    Raises:
+        ValueError: The library cannot be imported there, or another one was.
+    """
+
+    def __init__(self, tree: Path, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        sources = [*map(str, sorted(tree.glob("packages/*/src"))), os.environ.get("PYTHONPATH", "")]
+        path = os.pathsep.join(filter(None, sources))
+        # Passive: threads of a worker that waits would spin, and take the cores of the one that is timed.
+        fixed = {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+        folder.mkdir()
+        with open(folder / "errors.txt", "w", encoding="utf-8") as errors:
+            # Its own session: Ctrl-C is for this process, which ends the other.
+            self.process = subprocess.Popen(
+                [sys.executable, str(SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,
+                env=os.environ | fixed,
+                encoding="utf-8",
+                start_new_session=True,
+            )
+        if sys.platform == "linux":
+            os.sched_setaffinity(self.process.pid, _cores())
+
+    def hello(self, tree: Path) -> None:
+        """Wait until it is there; ValueError where what it imported is not of its tree."""
+        library = Path(self._reply()["library"])
+        if tree.resolve() not in library.resolve().parents:
+            raise ValueError(f"{self.name}: the worker imported {library}, which is not of that commit")
+
+    def measure(self, job: Job, settings: Settings) -> Iterator[Sample]:
+        """The samples of a job with one arm, each `next` one timed call; as `_measure.measure` does it in this process.
+
+        Args:
+            job: With the one strategy in its arms; `Arm.make` is not used.
+            settings: How.
+        """
+        (arm,) = job.arms
+        problem = build(job.case, job.point, job.trial, settings.dtype, settings.device, settings.tol)
+        paths = {"problem": str(self.folder / "problem.pt"), "answer": str(self.folder / "answer.pt")}
+        B = None if problem.B is None else problem.B.cpu()
+        fields = {name: getattr(problem, name) for name in ("kind", "p", "tol", "ridge")}
+        torch.save({"matrix": problem.source.cpu(), "B": B, **fields}, paths["problem"])
+        Path(paths["answer"]).unlink(missing_ok=True)
+        asked = {"strategy": arm.name, "device": str(settings.device), "warmups": settings.warmups}
+        self._ask({**paths, **asked, "threads": torch.get_num_threads()})
+        error = None
+        if Path(paths["answer"]).exists():
+            Z = torch.load(paths["answer"], weights_only=True)
+            error = relative_error(Z.to(settings.device), truth(problem))
+        del problem
+        for rep in range(settings.reps):
+            reply = self._ask({})
+            yield _sample(job, settings, rep, error, reply)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # what it died of is read below
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            said = (self.folder / "errors.txt").read_text("utf-8", errors="replace").strip().splitlines()
+            raise ValueError(f"{self.name}: its worker ended: {said[-1] if said else 'it said nothing'}")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+@contextmanager
+def workers(old: str, new: str) -> Iterator[tuple[Worker, Worker, Worker]]:
+    """Processes for A, A again and B, of two commits of the repository that the current folder is in.
+
+    Args:
+        old: Of A; anything that git takes for a commit.
+        new: Of B.
+
+    Raises:
+        ValueError: Not in a repository, or no such commit; the library of one cannot be imported.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="iroot-bench-")))
+        trees = {
+            commit: stack.enter_context(_worktree(commit, folder / f"tree-{i}")) for i, commit in enumerate((old, new))
+        }
+        started = []
+        for i, commit in enumerate((old, old, new)):
+            worker = Worker(trees[commit], folder / f"worker-{i}", commit)
+            stack.callback(worker.close)
+            started.append((worker, trees[commit]))
+        for worker, tree in started:
+            worker.hello(tree)
+        (a, _), (again, _), (b, _) = started
+        yield a, again, b
+
+
+def _cores() -> list[int]:
+    """As many as torch has threads, and one for what else a process does; the last, as most programs take the first."""
+    return sorted(os.sched_getaffinity(0))[-torch.get_num_threads() - 1 :]
+
+
+@contextmanager
+def _worktree(commit: str, folder: Path) -> Iterator[Path]:
+    name = _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", said=f"there is no commit {commit!r} here")
+    _git("worktree", "add", "--detach", str(folder), name)
+    try:
+        yield folder
+    finally:
+        _git("worktree", "remove", "--force", str(folder))
+
+
+def _git(*arguments: str, said: str = "") -> str:
+    """Output of git; ValueError with these words, or else its own, where it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"--ab-commits: {said or done.stderr.strip().splitlines()[-1]}")
+    return done.stdout.strip()
+
+
+def _sample(job: Job, settings: Settings, rep: int, error: float | None, reply: dict[str, Any]) -> Sample:
+    case, point = job.case, job.point
+    return Sample(
+        case=case.name,
+        problem=case.problem,
+        p=case.p,
+        n=point.n,
+        m=point.m,
+        k=point.k,
+        batch=point.batch,
+        kappa=point.kappa,
+        dtype=settings.dtype_name,
+        arm=job.arms[0].name,
+        trial=job.trial,
+        rep=rep,
+        error=error,
+        **reply,
+    )

@@ -1,0 +1,116 @@
+"""Random problems of known condition, and their truth in float64.
+
+    A = Q·diag(λ)·Qᵀ,   G = U·diag(σ)·Vᵀ,   λ, σ² log-spaced in [1/κ, 1],   Q, U, V dense and random,
+
+rounded to the dtype of the run. What is passed is then an exact matrix, and the truth is of that: from a float64
+decomposition of the rounded numbers, not from the spectrum that they were made of. It is right to about κ·2⁻⁵³. Rows
+and columns are taken in reverse order, so that in a float64 run no arm is judged by its own rounding errors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from iroot_solve.bench._arm import Problem
+from iroot_solve.bench._cases import Case, Point
+
+
+def outline(case: Case, point: Point, dtype: torch.dtype, device: torch.device, tol: float) -> Problem:
+    """A problem with the shapes of the real one and no values; takes no memory."""
+    number = torch.empty((), dtype=dtype, device=device)
+    B = None if case.root else number.expand(_shape_of_B(case, point))
+    return _problem(case, point, number.expand(*point.leading, point.rows, point.n), B, tol)
+
+
+def build(case: Case, point: Point, trial: int, dtype: torch.dtype, device: torch.device, tol: float) -> Problem:
+    """The problem of a point.
+
+    Args:
+        case: Kind, p, and whether there is a B.
+        point: Shapes and κ.
+        trial: Seed. Numbers are drawn on the CPU: they are the same on every device.
+        dtype: Of A or G, and B.
+        device: Where they go.
+        tol: Handed on.
+    """
+    rng = torch.Generator().manual_seed(trial)
+    matrix = _matrix(case.problem, point, rng, device).to(dtype)
+    B = None if case.root else _normal(rng, _shape_of_B(case, point)).to(device, dtype)
+    return _problem(case, point, matrix, B, tol)
+
+
+def truth(problem: Problem) -> Tensor:
+    """Z* in float64, of the problem's tensors as they are."""
+    flipped, p, r = problem.source.double().flip(-2, -1), problem.p, problem.ridge
+    right = (_eye(flipped) if problem.B is None else problem.B.double()).flip(-2)
+    if problem.kind == "nonspd":
+        Z: Tensor = torch.linalg.solve(flipped, right)
+    elif problem.kind == "spd":
+        values, V = torch.linalg.eigh(flipped)
+        Z = _times(V, (values + r).pow(-1 / p), V, right)
+    else:
+        U, sigma, Vh = torch.linalg.svd(flipped, full_matrices=False)
+        values, V = (sigma.square() + r).pow(-1 / p), Vh.mT
+        # Beside the range of Gᵀ, GᵀG + r·I is r·I; the dual form stays within it.
+        Z = _times(V, values * sigma, U, right) if problem.kind == "dual" else _times(V, values, V, right)
+        if problem.kind == "gram" and V.shape[-1] < V.shape[-2]:
+            Z += r ** (-1 / p) * (right - _times(V, torch.ones_like(values), V, right))
+    return Z.flip(-2)
+
+
+def relative_error(Z: Tensor, true: Tensor) -> float | None:
+    """‖Z − Z*‖_F/‖Z*‖_F, the worst of a batch; `None` where it is no finite number, or Z has another shape."""
+    if Z.shape != true.shape:
+        return None
+    norm = torch.linalg.matrix_norm
+    error = float((norm(Z.double() - true) / norm(true)).max())
+    return error if math.isfinite(error) else None
+
+
+def _problem(case: Case, point: Point, matrix: Tensor, B: Tensor | None, tol: float) -> Problem:
+    A, G = (matrix, None) if point.m is None else (None, matrix)
+    # Of a wide G, whose GᵀG is singular: (1 + r)/r = κ.
+    ridge = 1 / (point.kappa - 1) if case.problem == "gram" and point.rows < point.n else 0.0
+    return Problem(case.problem, A, G, B, case.p, point.kappa, tol, ridge)
+
+
+def _shape_of_B(case: Case, point: Point) -> tuple[int, ...]:
+    return *point.leading, point.rows if case.problem == "dual" else point.n, point.k
+
+
+def _matrix(kind: str, point: Point, rng: torch.Generator, device: torch.device) -> Tensor:
+    m, n = point.rows, point.n
+    if kind == "spd":
+        Q = _basis(rng, (*point.leading, n, n), device)
+        A = _times(Q, _log_spaced(n, point.kappa, device), Q)
+        return (A + A.mT) / 2
+    rank, spread = min(m, n), point.kappa if kind == "nonspd" else math.sqrt(point.kappa)
+    U, V = _basis(rng, (*point.leading, m, rank), device), _basis(rng, (*point.leading, n, rank), device)
+    return _times(U, _log_spaced(rank, spread, device), V)
+
+
+def _basis(rng: torch.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Orthonormal columns, in directions distributed uniformly."""
+    Q: Tensor = torch.linalg.qr(_normal(rng, shape).to(device)).Q
+    return Q
+
+
+def _normal(rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+
+def _log_spaced(count: int, kappa: float, device: torch.device) -> Tensor:
+    return torch.logspace(0, -math.log10(kappa), count, dtype=torch.float64, device=device)
+
+
+def _eye(matrix: Tensor) -> Tensor:
+    n = matrix.shape[-1]
+    return torch.eye(n, dtype=matrix.dtype, device=matrix.device).expand(*matrix.shape[:-2], n, n)
+
+
+def _times(U: Tensor, values: Tensor, V: Tensor, right: Tensor | None = None) -> Tensor:
+    """U·diag(values)·Vᵀ, times what stands to the right of it."""
+    return U @ (values.unsqueeze(-1) * (V.mT if right is None else V.mT @ right))
