@@ -109,6 +109,42 @@ def test_an_effect_below_the_floor_is_no_difference():
     assert compare(a, 1.02 * a, 1.03 * a).verdict == "slower"
 
 
+def kept_apart(seed, apart, slowdown=1.0, trials=8, rounds=13):
+    """(a, again, b, trial of each round) where the three sides of a trial differ by `apart` all through it."""
+    rng = np.random.default_rng(seed)
+    own = np.exp(apart * rng.standard_normal((3, trials, 1)))
+    a, again, b = (10 * own * rng.lognormal(0, 0.02, (3, trials, rounds))).reshape(3, -1)
+    return a, again, slowdown * b, np.repeat(np.arange(trials), rounds)
+
+
+def test_what_a_trial_keeps_is_no_difference_where_trials_are_compared():
+    """Sides that differ by 3 % by chance: rounds of a trial agree on it, and only trials are independent."""
+    by_round, by_trial = 0, 0
+    for seed in range(REPEATS):
+        a, again, b, trials = kept_apart(seed, 0.03)
+        by_round += compare(a, again, b, resamples=999).verdict != "no difference"
+        by_trial += compare(a, again, b, trials=trials, resamples=999).verdict != "no difference"
+    assert by_trial <= 2 < by_round
+
+
+def test_a_planted_tenth_is_found_in_38_of_40_by_trials():
+    """Of two processes that differ by 1 % by chance."""
+    found = 0
+    for seed in range(REPEATS):
+        a, again, b, trials = kept_apart(seed, 0.01, slowdown=1.1)
+        found += compare(a, again, b, trials=trials, resamples=999).verdict == "slower"
+    assert found >= 38
+
+
+def test_fewer_trials_than_give_a_verdict_leave_it_to_the_rounds():
+    a, again, b, trials = kept_apart(0, 0.0, slowdown=1.1, trials=7)
+    assert compare(a, again, b, trials=trials) == compare(a, again, b)
+    a, again, b, trials = kept_apart(0, 0.0, slowdown=1.1, trials=8)
+    ratios = np.median(np.log(b / a).reshape(8, -1), axis=1)
+    result = compare(a, again, b, trials=trials)
+    assert result.ratio == pytest.approx(np.exp(np.median(ratios))) and result.rounds == 8 * 13
+
+
 def test_drift_within_a_run_cancels():
     """The machine slows down threefold; B costs 5 % more throughout, exactly."""
     a = 10 * np.geomspace(1, 3, 51)

@@ -7,12 +7,14 @@ import random
 import shutil
 import subprocess
 import textwrap
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from iroot_solve.bench import _ab, _cases, _worker
+from iroot_solve.bench import _ab, _cases, _compare, _worker
 from iroot_solve.bench._ab_table import comparisons, comparisons_unpaired, markdown
 from iroot_solve.bench._arm import Arm
 from iroot_solve.bench._cases import Case, Point
@@ -43,7 +45,7 @@ def clocked(seed, slowdown=1.0, error=1e-6):
 
     def measure(job, settings):
         (only,) = job.arms
-        rng = np.random.default_rng([seed, job.trial, int(job.point.kappa)])
+        rng = np.random.default_rng([*np.atleast_1d(seed), job.trial, int(job.point.kappa)])
         for rep in range(settings.reps):
             ms = 10 * slowdown * rng.lognormal(0, 0.03)
             yield sample(only.name, job.trial, rep, ms, error, kappa=job.point.kappa)
@@ -59,7 +61,7 @@ def sides(b):
 
 def found(b, trials=1):
     """The rows of `SMALL` with that B."""
-    samples = list(interleaved(*sides(b), [SMALL], trials, match=True))
+    samples = [s for trial in range(trials) for s in interleaved(sides(b), [SMALL], trial, match=True)]
     return comparisons(samples, "old", "new", tol=1e-4)
 
 
@@ -74,8 +76,8 @@ def test_every_round_calls_each_once_in_an_order_of_its_own():
 
 
 def test_all_problems_are_measured_in_rounds_of_three():
-    samples = list(interleaved(*sides(clocked(2)), [SMALL], 2, match=True))
-    assert len(samples) == 3 * _ab.ROUNDS * 2 * len(SMALL.points)
+    samples = list(interleaved(sides(clocked(2)), [SMALL], 2, match=True))
+    assert len(samples) == 3 * _ab.ROUNDS * len(SMALL.points) and {s.trial for s in samples} == {2}
     for i in range(0, len(samples), 3):
         those = samples[i : i + 3]
         assert {s.arm for s in those} == {"old · auto", "old (again) · auto", "new · auto"}
@@ -86,8 +88,8 @@ def test_verdicts_of_planted_differences():
     assert [row.verdict for row in found(clocked(2))] == ["no difference"] * 2
     slower = found(clocked(2, slowdown=1.1))
     assert [row.verdict for row in slower] == ["slower"] * 2
-    # 51 ratios that scatter by 4 %: the standard deviation of their median is 0.7 %.
-    assert slower[0].times.ratio == pytest.approx(1.1, rel=0.03)
+    # 101 ratios that scatter by 4 %: the standard deviation of their median is 0.5 %.
+    assert slower[0].times.ratio == pytest.approx(1.1, rel=0.02)
     assert [row.verdict for row in found(clocked(2, slowdown=0.9))] == ["faster"] * 2
     assert [row.verdict for row in found(clocked(2, slowdown=0.9, error=3e-4))] == ["less accurate"] * 2
     assert [row.verdict for row in found(clocked(2, slowdown=0.9, error=None))] == ["B failed"] * 2
@@ -322,8 +324,28 @@ def compare_commits(small, monkeypatch, repository):
     assert worktrees(repository) == 1
 
 
-def test_each_side_is_the_library_of_its_commit(compare_commits):
+def test_two_commits_have_new_processes_in_each_of_eight_trials(small, monkeypatch):
+    """The 20 rounds that are asked for become three of each trial."""
+    entered = []
+
+    @contextmanager
+    def three(trees, names, seed):
+        entered.append((trees, names, seed))
+        yield [SimpleNamespace(measure=clocked([seed, i])) for i in range(3)]
+
+    monkeypatch.setattr(_compare, "worktrees", lambda old, new: nullcontext((f"tree of {old}", f"tree of {new}")))
+    monkeypatch.setattr(_compare, "workers", three)
+    kept = []
+    text = run_ab(options(ab_commits=["x", "y"], timing_reps=20), kept.append)
+    assert entered == [(("tree of x", "tree of y"), ("x", "y"), trial) for trial in range(8)]
+    assert len(kept) == 8 * 3 * 3 * len(SMALL.points)
+    assert {(s.trial, s.rep) for s in kept} == {(trial, rep) for trial in range(8) for rep in range(3)}
+    assert text.count("no difference |") == len(SMALL.points)
+
+
+def test_each_side_is_the_library_of_its_commit(compare_commits, monkeypatch):
     """The answer of the first commit is 1 % off; a call of the second raises, which is a sample as well."""
+    monkeypatch.setattr(_compare, "TRIALS", 1)
     text, kept = compare_commits("wrong", "raising")
     assert len(kept) == 3 * 8 * len(SMALL.points) and all(s.ms > 0 for s in kept)
     assert {(s.arm, s.took, s.status) for s in kept} == {

@@ -26,10 +26,10 @@ COMMON = (
     "(more) accurate."
 )
 PAIRED = (
-    "B/A is the median over the rounds of the ratio of two times of one round, with its bootstrap interval at "
-    f"{LEVEL:.0%}. The A/A floor is that interval of A again over A. B is called faster or slower where its interval "
-    "excludes 1, it wins or loses more rounds than chance would have it, and the effect is larger than the floor: of "
-    "100 points without a difference, one may be called so."
+    "B/A is the ratio of two times of one round, its median over the rounds (with eight trials or more, the medians of "
+    f"trials) with its bootstrap interval at {LEVEL:.0%}. The A/A floor is that interval of A again over A. B is "
+    "called faster or slower where its interval excludes 1, it wins or loses more rounds (trials) than chance would "
+    "have it, and the effect is larger than the floor: of 100 points without a difference, one may be called so."
 )
 UNPAIRED = (
     f"B/A is the ratio of the medians, with its bootstrap interval at {LEVEL:.0%}. The sides were measured at "
@@ -78,7 +78,8 @@ def comparisons(samples: Iterable[Sample], label_a: str, label_b: str, tol: floa
                 sides = [_times(found) for found in (a[name], again.get(name, []), b[other])]
                 rounds = [key for key in sides[0] if all(key in times for times in sides)]
                 if rounds:
-                    times = compare(*([side[key] for key in rounds] for side in sides))
+                    trials = [trial for trial, _ in rounds]
+                    times = compare(*([side[key] for key in rounds] for side in sides), trials=trials)
                     rows.append(_row(point, times, a[name], b[other], tol))
     return rows
 

@@ -1,14 +1,16 @@
 """Two commits side by side: a worktree of each in a temporary folder, and processes that import what lies there.
 
-A, A again and B are three processes, and two processes of the same code differ: left to themselves, by up to 12 % all
-through their lives. So they get the same hash seed, which decides the layout of Python's tables, and the same cores;
-what is left, mostly below 3 %, is what the A/A floor has to show, since no order of calls can cancel it.
+A, A again and B are three processes, and two processes of the same code differ all through their lives, left to
+themselves by 10 % and more. So they get the same hash seed, which decides the layout of Python's tables, and the same
+cores. What is left, some 2 %, no order of calls can cancel: there are new processes for each trial, and trials are what
+is compared (see `_ab`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,7 +60,9 @@ class Worker:
                 start_new_session=True,
             )
         if sys.platform == "linux":
-            os.sched_setaffinity(self.process.pid, _cores())
+            # As many as torch has threads; the last of them, as most programs take the first.
+            cores = sorted(os.sched_getaffinity(0))[-torch.get_num_threads() :]
+            os.sched_setaffinity(self.process.pid, cores)
 
     def hello(self, tree: Path) -> None:
         """Wait until it is there; ValueError where what it imported is not of its tree."""
@@ -116,35 +120,44 @@ class Worker:
 
 
 @contextmanager
-def workers(old: str, new: str) -> Iterator[tuple[Worker, Worker, Worker]]:
-    """Processes for A, A again and B, of two commits of the repository that the current folder is in.
+def worktrees(old: str, new: str) -> Iterator[tuple[Path, Path]]:
+    """A checkout of each of two commits of the repository that the current folder is in.
 
     Args:
-        old: Of A; anything that git takes for a commit.
-        new: Of B.
+        old: Anything that git takes for a commit.
+        new: Another, or the same.
 
     Raises:
-        ValueError: Not in a repository, or no such commit; the library of one cannot be imported.
+        ValueError: Not in a repository, or no such commit.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="iroot-bench-")))
-        trees = {
-            commit: stack.enter_context(_worktree(commit, folder / f"tree-{i}")) for i, commit in enumerate((old, new))
-        }
-        started = []
-        for i, commit in enumerate((old, old, new)):
-            worker = Worker(trees[commit], folder / f"worker-{i}", commit)
+    with TemporaryDirectory(prefix="iroot-bench-") as folder:
+        with _worktree(old, Path(folder, "0")) as a, _worktree(new, Path(folder, "1")) as b:
+            yield a, b
+
+
+@contextmanager
+def workers(trees: tuple[Path, Path], names: tuple[str, str], seed: int) -> Iterator[list[Worker]]:
+    """Processes for A, A again and B, started in random order.
+
+    Args:
+        trees: Checkouts of A and of B.
+        names: Of the commits, for errors.
+        seed: Of the order.
+
+    Raises:
+        ValueError: The library of one of them cannot be imported.
+    """
+    sides = {0: 0, 1: 0, 2: 1}
+    order = random.Random(seed).sample(sorted(sides), 3)
+    with TemporaryDirectory(prefix="iroot-bench-") as folder, ExitStack() as stack:
+        started = {}
+        for number, i in enumerate(order):
+            worker = Worker(trees[sides[i]], Path(folder, str(number)), names[sides[i]])
             stack.callback(worker.close)
-            started.append((worker, trees[commit]))
-        for worker, tree in started:
-            worker.hello(tree)
-        (a, _), (again, _), (b, _) = started
-        yield a, again, b
-
-
-def _cores() -> list[int]:
-    """As many as torch has threads, and one for what else a process does; the last, as most programs take the first."""
-    return sorted(os.sched_getaffinity(0))[-torch.get_num_threads() - 1 :]
+            started[i] = worker
+        for i, worker in started.items():
+            worker.hello(trees[sides[i]])
+        yield [started[i] for i in sides]
 
 
 @contextmanager

@@ -7,9 +7,9 @@ difference, and how often falsely, is said in `_ab`.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from iroot_solve.bench import _arms, _measure, _samples
 from iroot_solve.bench._ab_table import AGAIN, SEPARATOR, comparisons, comparisons_unpaired, markdown
 from iroot_solve.bench._arm import Arm
 from iroot_solve.bench._cases import Case
-from iroot_solve.bench._commits import workers
+from iroot_solve.bench._commits import workers, worktrees
 from iroot_solve.bench._measure import Job, Settings
 from iroot_solve.bench._options import BenchOptions
 from iroot_solve.bench._samples import Sample
@@ -27,6 +27,8 @@ from iroot_solve.bench._samples import Sample
 Measure = Callable[[Job, Settings], Iterator[Sample]]
 Keep = Callable[[Sample], None]
 DEFAULT_ARMS = ("auto",)
+# Of two commits: the fewest whose signs can be no chance at 99 %.
+TRIALS = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Side:
         alone = replace(job, arms=tuple(arm for arm in job.arms if arm.name == name))
         samples = self.measure(alone, self.settings)
         return (replace(sample, arm=f"{self.label}{SEPARATOR}{name}") for sample in samples)
+
+
+Sides = tuple[Side, Side, Side]
 
 
 def run_ab(options: BenchOptions, keep: Keep) -> str:
@@ -82,33 +87,35 @@ def run_ab(options: BenchOptions, keep: Keep) -> str:
         kept(after(b, options.cases, options.trials))
         rows = comparisons_unpaired(before, samples, label_b, b.settings.tol)
         return f"# {label_b} against an earlier run\n\n{markdown(rows)}"
-    with _sides(options) as (a, again, b):
-        kept(interleaved(a, again, b, options.cases, options.trials, options.ab_match_on_method))
+    a, b = _side(options, "a", DEFAULT_ARMS), _side(options, "b", DEFAULT_ARMS)
+    sides = a, replace(a, label=a.label + AGAIN), b
+    if not pairs(_names(a.arms), _names(b.arms), options.ab_match_on_method):
+        raise ValueError("--ab-match-on-method: no arm is on both sides")
+    kept(_of_commits(options, sides) if options.ab_commits else _in_process(options, sides))
     rows = comparisons(samples, label_a, label_b, max(a.settings.tol, b.settings.tol))
     asked = "; ".join(f"{name} is {_words(options, name)}" for name in "AB")
     return f"# {label_b} against {label_a}\n\n{asked}.\n\n{markdown(rows)}"
 
 
-def interleaved(a: Side, again: Side, b: Side, cases: Sequence[Case], trials: int, match: bool) -> Iterator[Sample]:
-    """The samples of all problems that both sides answer, in rounds.
+def interleaved(sides: Sides, cases: Sequence[Case], trial: int, match: bool) -> Iterator[Sample]:
+    """The samples of the problems of a trial that both sides answer, in rounds.
 
     Args:
-        a: Side A.
-        again: The same, with calls of its own.
-        b: Side B.
+        sides: A, A again and B.
         cases: Whose points.
-        trials: Random problems at each point.
+        trial: Which.
         match: Arms of the same name only.
 
     Raises:
         ValueError: The arms of the two sides do not pair.
     """
-    problems = _problems(a, b, cases, trials)
-    for job_a, job_b in track(problems, "comparing", console=Console(stderr=True), transient=True):
+    a, again, b = sides
+    problems, words = _problems(a, b, cases, trial), f"comparing, trial {trial}"
+    for job_a, job_b in track(problems, words, console=Console(stderr=True), transient=True):
         for name, others in pairs(_names(job_a.arms), _names(job_b.arms), match):
             calls = [side.samples(job_a, name) for side in (a, again)]
             calls += [b.samples(job_b, other) for other in others]
-            rng = random.Random(f"{job_a.case.name} {job_a.point} {job_a.trial} {name}")
+            rng = random.Random(f"{job_a.case.name} {job_a.point} {trial} {name}")
             yield from turns(calls, a.settings.reps, rng)
 
 
@@ -142,25 +149,28 @@ def pairs(a: Sequence[str], b: Sequence[str], match: bool) -> list[tuple[str, li
     return [(name, list(b)) for name in a if b]
 
 
-@contextmanager
-def _sides(options: BenchOptions) -> Iterator[tuple[Side, Side, Side]]:
-    """A, A again and B, in this process or each in one of its own; ValueError where their arms do not pair."""
-    a, b = _side(options, "a", DEFAULT_ARMS), _side(options, "b", DEFAULT_ARMS)
-    again = replace(a, label=a.label + AGAIN)
-    if not pairs(_names(a.arms), _names(b.arms), options.ab_match_on_method):
-        raise ValueError("--ab-match-on-method: no arm is on both sides")
-    if not options.ab_commits:
-        yield a, again, b
-        return
-    others = [arm.name for arm in (*a.arms, *b.arms) if arm not in _arms.OWN]
+def _in_process(options: BenchOptions, sides: Sides) -> Iterator[Sample]:
+    for trial in range(options.trials):
+        yield from interleaved(sides, options.cases, trial, options.ab_match_on_method)
+
+
+def _of_commits(options: BenchOptions, sides: Sides) -> Iterator[Sample]:
+    """Trials with processes of their own, enough of them for a verdict; they share the rounds that were asked for."""
+    assert options.ab_commits is not None
+    old, new = options.ab_commits
+    others = [arm.name for side in sides for arm in side.arms if arm not in _arms.OWN]
     if others:
         raise ValueError(f"--ab-commits compares strategies of this library, and {others[0]!r} is none")
-    with workers(*options.ab_commits) as (first, second, third):
-        yield (
-            replace(a, measure=first.measure),
-            replace(again, measure=second.measure),
-            replace(b, measure=third.measure),
-        )
+    trials = max(options.trials, TRIALS)
+    reps = math.ceil(options.settings.reps / trials)
+    with worktrees(old, new) as trees:
+        for trial in range(trials):
+            with workers(trees, (old, new), trial) as processes:
+                a, again, b = (
+                    replace(side, measure=process.measure, settings=replace(side.settings, reps=reps))
+                    for side, process in zip(sides, processes, strict=True)
+                )
+                yield from interleaved((a, again, b), options.cases, trial, options.ab_match_on_method)
 
 
 def _side(options: BenchOptions, name: str, arms: tuple[str, ...]) -> Side:
@@ -178,10 +188,13 @@ def _baseline(options: BenchOptions) -> list[Sample]:
     return _samples.read(path)
 
 
-def _problems(a: Side, b: Side, cases: Sequence[Case], trials: int) -> list[tuple[Job, Job]]:
-    """The problems that both sides answer, as jobs of either."""
+def _problems(a: Side, b: Side, cases: Sequence[Case], trial: int) -> list[tuple[Job, Job]]:
+    """The problems of a trial that both sides answer, as jobs of either."""
     of_a, of_b = (
-        {(job.case.name, job.point, job.trial): job for job in _measure.jobs(cases, side.arms, trials, side.settings)}
+        {
+            (job.case.name, job.point): replace(job, trial=trial)
+            for job in _measure.jobs(cases, side.arms, 1, side.settings)
+        }
         for side in (a, b)
     )
     return [(job, of_b[key]) for key, job in of_a.items() if key in of_b]
