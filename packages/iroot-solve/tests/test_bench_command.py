@@ -10,6 +10,7 @@ import pytest
 import torch
 from iroot_solve import cli
 from iroot_solve.bench import _arms, _cases, _manifest, _measure, _problems, _samples
+from iroot_solve.bench._ab import ROUNDS
 from iroot_solve.bench._arm import Arm
 from iroot_solve.bench._cases import Case, Point
 from iroot_solve.bench._options import BenchOptions
@@ -387,3 +388,9 @@ def test_json_of_a_run_has_no_number_that_json_does_not_know(tmp_path, arms):
     lines = (the_run(tmp_path) / "raw" / "samples.jsonl").read_text("utf-8").splitlines()
     found = {record["arm"]: record["error"] for record in (json.loads(s, parse_constant=pytest.fail) for s in lines)}
     assert found == {"right": pytest.approx(0.0, abs=1e-12), "nan": None}
+
+
+def test_two_sides_take_as_many_turns_as_a_verdict_needs():
+    assert BenchOptions().settings.reps == 5
+    assert BenchOptions(ab_extra_args_b="--arms eigh32").settings.reps == ROUNDS
+    assert BenchOptions(ab_extra_args_b="--arms eigh32", timing_reps=9).settings.reps == 9

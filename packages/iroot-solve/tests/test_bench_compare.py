@@ -343,6 +343,28 @@ def test_two_commits_have_new_processes_in_each_of_eight_trials(small, monkeypat
     assert text.count("no difference |") == len(SMALL.points)
 
 
+def test_ctrl_c_leaves_neither_processes_nor_worktrees(small, monkeypatch):
+    left = []
+
+    @contextmanager
+    def entered(name, given):
+        try:
+            yield given
+        finally:
+            left.append(name)
+
+    three = [SimpleNamespace(measure=clocked(i)) for i in range(3)]
+    monkeypatch.setattr(_compare, "worktrees", lambda old, new: entered("worktrees", (old, new)))
+    monkeypatch.setattr(_compare, "workers", lambda trees, names, seed: entered("workers", three))
+
+    def interrupt(sample):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_ab(options(ab_commits=["x", "y"]), interrupt)
+    assert caught.traceback and left == ["workers", "worktrees"]
+
+
 def test_each_side_is_the_library_of_its_commit(compare_commits, monkeypatch):
     """The answer of the first commit is 1 % off; a call of the second raises, which is a sample as well."""
     monkeypatch.setattr(_compare, "TRIALS", 1)

@@ -125,7 +125,7 @@ def _begun(options: BenchOptions) -> Started:
             "cases": [case.name for case in cases if any(job.case is case for job in todo)],
             "arms": [arm.name for arm in arms],
             "trials": options.trials,
-            "timing_reps": options.timing_reps,
+            "timing_reps": options.reps,
             "timing_warmup_reps": options.timing_warmup_reps,
             "ab": _sides(options),
         }
@@ -186,6 +186,8 @@ def _compared(options: BenchOptions, run: Run) -> bool:
         raise
     finally:
         run.manifest["arms"] = list(dict.fromkeys(sample.arm for sample in run.samples))
+        for name, counted in (("trials", "trial"), ("timing_reps", "rep")):
+            run.manifest[name] = 1 + max((getattr(sample, counted) for sample in run.samples), default=0)
     if options.ab_out:
         options.ab_out.write_text(table, "utf-8")
     _print_markdown(table, options.markdown)

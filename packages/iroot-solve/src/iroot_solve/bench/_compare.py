@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -26,6 +27,7 @@ from iroot_solve.bench._samples import Sample
 
 Measure = Callable[[Job, Settings], Iterator[Sample]]
 Keep = Callable[[Sample], None]
+Found = Generator[Sample, None, None]
 DEFAULT_ARMS = ("auto",)
 # Of two commits: the fewest whose signs can be no chance at 99 %.
 TRIALS = 8
@@ -75,10 +77,11 @@ def run_ab(options: BenchOptions, keep: Keep) -> str:
         raise ValueError(f"--ab-label-b: the sides need two names, not {label_a!r} and {label_b!r}")
     samples: list[Sample] = []
 
-    def kept(found: Iterable[Sample]) -> None:
-        for sample in found:
-            samples.append(sample)
-            keep(sample)
+    def kept(found: Found) -> None:
+        with closing(found):  # Ctrl-C ends processes and removes worktrees now, not when a garbage collector comes by
+            for sample in found:
+                samples.append(sample)
+                keep(sample)
 
     if options.ab_baseline_rows_in:
         before = _baseline(options)
@@ -97,7 +100,7 @@ def run_ab(options: BenchOptions, keep: Keep) -> str:
     return f"# {label_b} against {label_a}\n\n{asked}.\n\n{markdown(rows)}"
 
 
-def interleaved(sides: Sides, cases: Sequence[Case], trial: int, match: bool) -> Iterator[Sample]:
+def interleaved(sides: Sides, cases: Sequence[Case], trial: int, match: bool) -> Found:
     """The samples of the problems of a trial that both sides answer, in rounds.
 
     Args:
@@ -128,7 +131,7 @@ def turns(calls: Sequence[Iterator[Sample]], rounds: int, rng: random.Random) ->
             yield next(call)
 
 
-def after(b: Side, cases: Sequence[Case], trials: int) -> Iterator[Sample]:
+def after(b: Side, cases: Sequence[Case], trials: int) -> Found:
     """The samples of B alone, its arms in turns, to be compared with those of an earlier run."""
     jobs = _measure.jobs(cases, b.arms, trials, b.settings)
     for job in track(jobs, "measuring", console=Console(stderr=True), transient=True):
@@ -149,12 +152,12 @@ def pairs(a: Sequence[str], b: Sequence[str], match: bool) -> list[tuple[str, li
     return [(name, list(b)) for name in a if b]
 
 
-def _in_process(options: BenchOptions, sides: Sides) -> Iterator[Sample]:
+def _in_process(options: BenchOptions, sides: Sides) -> Found:
     for trial in range(options.trials):
         yield from interleaved(sides, options.cases, trial, options.ab_match_on_method)
 
 
-def _of_commits(options: BenchOptions, sides: Sides) -> Iterator[Sample]:
+def _of_commits(options: BenchOptions, sides: Sides) -> Found:
     """Trials with processes of their own, enough of them for a verdict; they share the rounds that were asked for."""
     assert options.ab_commits is not None
     old, new = options.ab_commits

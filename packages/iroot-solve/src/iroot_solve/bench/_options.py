@@ -14,6 +14,7 @@ import torch
 
 from iroot_solve._problem import TOLERANCES
 from iroot_solve.bench import _arms, _cases
+from iroot_solve.bench._ab import ROUNDS
 from iroot_solve.bench._arm import Arm
 from iroot_solve.bench._cases import Case
 from iroot_solve.bench._measure import Settings
@@ -23,6 +24,7 @@ RUN_OPTIONS = (
     *("only", "arms", "trials", "dtype", "tol", "timing_reps", "timing_warmup_reps"),
     *("run_name", "question", "hypothesis"),
 )
+REPS = 5
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}
 
 
@@ -37,7 +39,8 @@ class BenchOptions:
         dtype: Of the inputs.
         device: Where it runs.
         tol: Target of the relative error; by default that of the dtype.
-        timing_reps: Timed calls of each arm at each problem.
+        timing_reps: Timed calls of each arm at each problem; by default 5, and `_ab.ROUNDS` where two sides take turns
+            (of two commits: all trials together).
         timing_warmup_reps: Calls before them; one is made in any case, for the error.
         timing_budget: Seconds for the timed calls of an arm at a problem; one is made in any case. A comparison of two
             sides has no such limit.
@@ -68,7 +71,7 @@ class BenchOptions:
     dtype: str = "float32"
     device: str = "cpu"
     tol: float | None = None
-    timing_reps: int = 5
+    timing_reps: int | None = None
     timing_warmup_reps: int = 1
     timing_budget: float = 4.0
     run_name: str = "bench"
@@ -93,8 +96,9 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 1), ("timing_reps", 1), ("timing_warmup_reps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{flag(name)} must be a whole number ≥ {least}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{flag(name)} must be a whole number ≥ {least}, not {value}")
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if self.tol is not None and not 1e-15 <= self.tol < 1:
@@ -140,7 +144,7 @@ class BenchOptions:
         dtype = DTYPES[self.dtype]
         tol = TOLERANCES[dtype] if self.tol is None else self.tol
         budget_ms = math.inf if self.compares else 1e3 * self.timing_budget
-        return Settings(dtype, torch.device(self.device), tol, self.timing_reps, self.timing_warmup_reps, budget_ms)
+        return Settings(dtype, torch.device(self.device), tol, self.reps, self.timing_warmup_reps, budget_ms)
 
     @property
     def command(self) -> str:
@@ -151,6 +155,12 @@ class BenchOptions:
             if value != field.default and not isinstance(value, Path):
                 words += [flag(field.name), *_words(value)]
         return shlex.join(words)
+
+    @property
+    def reps(self) -> int:
+        """Timed calls of each arm at each problem."""
+        rounds = ROUNDS if self.compares and not self.ab_baseline_rows_in else REPS
+        return rounds if self.timing_reps is None else self.timing_reps
 
     def with_extra(self, words: str) -> BenchOptions:
         """These options with those of one side of a comparison over them.
@@ -194,7 +204,9 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="TEXT", help='only cases with this in their name: "SPD p=2 k<n"')
     _add_sided(parser)
     parser.add_argument("--trials", type=int, metavar="N", help="random problems at each point, default 1")
-    parser.add_argument("--timing-reps", type=int, metavar="N", help="timed calls of each arm, default 5")
+    parser.add_argument(
+        "--timing-reps", type=int, metavar="N", help=f"timed calls of each arm, default {REPS}; {ROUNDS} for two sides"
+    )
     parser.add_argument("--timing-warmup-reps", type=int, metavar="N", help="calls before them, default 1")
     parser.add_argument("--timing-budget", type=float, metavar="S", help="seconds for an arm's timed calls, default 4")
 
