@@ -17,6 +17,7 @@ STRATEGIES = [
     ("materialize-root", 3),
     ("chebyshev", 2),
     ("cayley", 2),
+    ("hybrid-pe-nsrc", 1),
 ]
 
 

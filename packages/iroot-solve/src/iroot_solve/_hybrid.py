@@ -21,7 +21,6 @@ from torch import Tensor
 
 from iroot_solve._certificate import Root
 from iroot_solve._outcome import Outcome
-from iroot_solve._thin import thin
 
 STOPS = (0.3, 0.1, 0.03, 0.01, 1e-3)
 
@@ -72,12 +71,19 @@ def correct(outcome: Outcome, schedule: HybridSchedule, wide: tuple[Tensor, Tens
     X, (A, B) = outcome.Z, wide
     assert outcome.root is not None
 
-    def apply(V: Tensor) -> Tensor:
-        return thin(X, V.to(X.dtype)).to(V.dtype)
+    # Thin matrices as rows: (X·R)ᵀ = Rᵀ·Xᵀ.
+    R, step = (ws.buffer(name, B.mT.shape, M.dtype, B.device) for name, M in (("residual", A), ("step", X)))
+    narrow = R if X.dtype is A.dtype else ws.buffer("narrow", R.shape, X.dtype, R.device)
 
-    Z = ws.like("Z corrected", B).copy_(apply(B))
+    def apply() -> Tensor:
+        """X·R."""
+        return torch.bmm(R if narrow is R else narrow.copy_(R), X.mT, out=step).mT
+
+    R.copy_(B.mT)
+    Z = ws.like("Z corrected", B).copy_(apply())
     for _ in range(schedule.corrections):
-        Z += apply(B - thin(A, Z))
+        torch.baddbmm(B.mT, Z.mT, A.mT, alpha=-1, out=R)
+        Z.add_(apply())
 
     def resume() -> Outcome | None:
         again = None if outcome.resume is None else outcome.resume()
