@@ -210,3 +210,17 @@ def test_a_residual_of_few_terms_is_not_zero_by_chance(spd, rhs, truth, distance
         result = solve_spd(A, B, p_val=p, strategy=strategy, precision="fp32", tol=tol, on_failure="nan")
         if bool(result.stats.converged):
             assert distance(result.Z, truth(A, B, -1 / p)) <= tol + torch.finfo(dtype).eps / 2
+
+
+@pytest.mark.parametrize("n", [64, 200])
+@pytest.mark.parametrize("kappa", [1e1, 1e2, 1e3])
+@pytest.mark.parametrize("k", [1, 16, 40])
+def test_a_float32_residual_is_an_honest_one(spd, rhs, truth, distance, n, kappa, k):
+    """Its own rounding is of the size of Cholesky's, c·n·u·‖A‖·‖Z‖, and independent: it adds to the error that it
+    measures. The bounds are those that every estimate has to keep (spec: within a factor of ten of the truth)."""
+    for seed in range(3):
+        A, B = spd(n, kappa, seed=seed), rhs(n, k, dtype=torch.float32, seed=seed)
+        result = solve_spd(A, B, p_val=1, strategy="cholesky", precision="fp32")
+        assert "refined" not in str(result.schedule)
+        error = distance(result.Z, truth(A, B, -1))
+        assert 0.1 * error <= float(result.stats.error) <= 10 * error

@@ -58,6 +58,7 @@ def _again(L: Tensor, broken: Tensor, text: str, ws: Workspace, B: Tensor | None
 
 
 def _solved(factor: _Factor, text: str, B: Tensor | None) -> Outcome:
+    """Z, and what its certificate needs, from a factor that is there."""
     L = factor.L
     signs = probe_signs(L.shape[-1], PROBES, L.device, 0, L.dtype).expand(*L.shape[:-1], PROBES)
     if B is None:

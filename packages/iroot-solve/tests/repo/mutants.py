@@ -38,7 +38,9 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-GRAM = "packages/iroot-solve/tests/test_gram.py"
+GRAM, REUSE, CERTIFICATE, SCALES, HYBRID = (
+    f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram", "reuse", "certificate", "scales", "hybrid")
+)
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
 COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
 SOLVE_SRC = "packages/iroot-solve/src/iroot_solve"
@@ -100,7 +102,25 @@ MUTANTS = (
     ),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + gram.exponent", "self.undo", (GRAM,)),
     Mutant("update term", f"{SOLVE_SRC}/_wide_gram.py", "alpha * torch.log1p", "-alpha * torch.log1p", (GRAM,)),
-    Mutant("cache", f"{SOLVE_SRC}/_result.py", "key = (owner._version, ", "key = (", (GRAM,)),
+    Mutant("cache", f"{SOLVE_SRC}/_result.py", "else owner._version", "else 0", (GRAM,)),
+    Mutant("cache", f"{SOLVE_SRC}/_reuse.py", "_versions(self.holds) != self.versions", "False", (REUSE,)),
+    Mutant("cache", f"{SOLVE_SRC}/_reuse.py", "problem.exponent, problem.tol", "problem.exponent, 0", (REUSE,)),
+    Mutant(
+        "certificate",
+        f"{SOLVE_SRC}/_case.py",
+        "64 if wide else outcome.judge",
+        "64 if 0 else outcome.judge",
+        (CERTIFICATE,),
+    ),
+    Mutant(
+        "certificate",
+        f"{SOLVE_SRC}/_cholesky.py",
+        "return U[:, :-PROBES]",
+        "return 1e-2 * U[:, :-PROBES]",
+        (CERTIFICATE,),
+    ),
+    Mutant("update term", f"{SOLVE_SRC}/_transpose.py", "T[:, columns, rows].mT", "T[:, rows, columns].mT", (SCALES,)),
+    Mutant("update term", f"{SOLVE_SRC}/_hybrid.py", "A.mT, alpha=-1, out=R", "A.mT, alpha=1, out=R", (HYBRID,)),
     Mutant("certificate", f"{SOLVE_SRC}/_gram_matrix.py", "+ self.ridge * rows", "", (GRAM,)),
     Mutant("fallback", f"{SOLVE_SRC}/_iterate.py", "> self.tol / 2 for y", "> 1e9 for y", (SOLVE,)),
     Mutant(

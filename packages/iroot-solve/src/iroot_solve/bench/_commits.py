@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from iroot_solve.bench._measure import Job, Settings
+from iroot_solve.bench._measure import Job, Settings, sample
 from iroot_solve.bench._problems import build, relative_error, truth
 from iroot_solve.bench._samples import Sample
 
@@ -93,7 +93,7 @@ class Worker:
         del problem
         for rep in range(settings.reps):
             reply = self._ask({})
-            yield _sample(job, settings, rep, error, reply)
+            yield sample(job, settings, arm.name, rep, {"error": error, **reply})
 
     def close(self) -> None:
         """End it."""
@@ -176,23 +176,3 @@ def _git(*arguments: str, said: str = "") -> str:
     if done.returncode:
         raise ValueError(f"--ab-commits: {said or done.stderr.strip().splitlines()[-1]}")
     return done.stdout.strip()
-
-
-def _sample(job: Job, settings: Settings, rep: int, error: float | None, reply: dict[str, Any]) -> Sample:
-    case, point = job.case, job.point
-    return Sample(
-        case=case.name,
-        problem=case.problem,
-        p=case.p,
-        n=point.n,
-        m=point.m,
-        k=point.k,
-        batch=point.batch,
-        kappa=point.kappa,
-        dtype=settings.dtype_name,
-        arm=job.arms[0].name,
-        trial=job.trial,
-        rep=rep,
-        error=error,
-        **reply,
-    )

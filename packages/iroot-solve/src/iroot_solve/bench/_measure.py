@@ -112,7 +112,7 @@ def measure(job: Job, settings: Settings, done: Collection[Key] = ()) -> Iterato
     for name, rep in turns(job, settings.reps):
         if (name, rep) in missing and rep < settings.rounds(first[name][1]):
             ms, outcome = timed(calls[name], settings.device)
-            yield _sample(job, settings, name, rep, ms, outcome, first[name][0])
+            yield sample(job, settings, name, rep, {"ms": ms, **_account(outcome, first[name][0])})
 
 
 def turns(job: Job, reps: int) -> Iterator[tuple[str, int]]:
@@ -169,15 +169,16 @@ def _Z(outcome: Tensor | SolveResult) -> Tensor:
     return outcome.Z if isinstance(outcome, SolveResult) else outcome
 
 
-def _sample(
-    job: Job,
-    settings: Settings,
-    arm: str,
-    rep: int,
-    ms: float,
-    outcome: Tensor | SolveResult | Exception,
-    error: float | None,
-) -> Sample:
+def sample(job: Job, settings: Settings, arm: str, rep: int, found: dict[str, Any]) -> Sample:
+    """One timed call.
+
+    Args:
+        job: Of what.
+        settings: How.
+        arm: By whom.
+        rep: In which round.
+        found: The remaining fields: what was measured, and what the arm says of it.
+    """
     case, point = job.case, job.point
     return Sample(
         case=case.name,
@@ -192,8 +193,7 @@ def _sample(
         arm=arm,
         trial=job.trial,
         rep=rep,
-        ms=ms,
-        **_account(outcome, error),
+        **found,
     )
 
 
