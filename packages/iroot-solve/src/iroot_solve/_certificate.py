@@ -39,6 +39,8 @@ from iroot_solve._scales import norm as _norm
 from iroot_solve._scales import unit
 
 LEAST_SHARE = 0.7
+# A residual in float32 of fewer terms may be small by chance.
+CHANCE_SIZE = 64
 
 Array = NDArray[Any]
 Action = Callable[[Tensor], Tensor]
@@ -106,6 +108,11 @@ class Certificate(NamedTuple):
     error: Array
     residual: Array
     amplification: Array
+
+
+def judging_dtype(S: Tensor) -> torch.dtype:
+    """That in which a residual of S shows the error of what S's own precision has computed."""
+    return S.dtype if S.shape[-1] >= CHANCE_SIZE else torch.float64
 
 
 @lru_cache(maxsize=32)

@@ -15,15 +15,13 @@ import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
-from iroot_solve._certificate import Matrix, Root, probe_signs, times_power
+from iroot_solve._certificate import Matrix, Root, judging_dtype, probe_signs, times_power
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 from iroot_solve._scales import norm, unit
 from iroot_solve._thin import thin
 
 PROBES = 4
-# A residual in float32 of fewer terms may be zero by chance.
-CHANCE_SIZE = 64
 
 Wide = Callable[[], "tuple[Tensor, Tensor]"]
 
@@ -81,7 +79,7 @@ def _solved(factor: _Factor, text: str, B: Tensor | None) -> Outcome:
     return Outcome(
         Z=Z,
         root=root,
-        judge=L.dtype if L.shape[-1] >= CHANCE_SIZE else torch.float64,
+        judge=judging_dtype(L),
         lowest=lowest,
         strategy="cholesky",
         precision=factor.name,

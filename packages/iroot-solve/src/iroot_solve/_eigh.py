@@ -10,7 +10,7 @@ import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
-from iroot_solve._certificate import Matrix, Root, times_power
+from iroot_solve._certificate import Matrix, Root, judging_dtype, times_power
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 from iroot_solve._thin import thin
@@ -48,7 +48,7 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut
             sandwich=eigen.sandwich,
             drift=eigen.drift,
         ),
-        judge=S.dtype,
+        judge=judging_dtype(S),
         strategy="eigh",
         precision=name,
         schedule=DirectSchedule("eigh", f"eigh in {name}: V·λ^({exponent})·Vᵀ·B"),

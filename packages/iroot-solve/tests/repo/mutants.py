@@ -119,6 +119,7 @@ MUTANTS = (
         "return 1e-2 * U[:, :-PROBES]",
         (CERTIFICATE,),
     ),
+    Mutant("certificate", f"{SOLVE_SRC}/_certificate.py", "CHANCE_SIZE = 64", "CHANCE_SIZE = 1", (CERTIFICATE,)),
     Mutant("update term", f"{SOLVE_SRC}/_transpose.py", "T[:, columns, rows].mT", "T[:, rows, columns].mT", (SCALES,)),
     Mutant("update term", f"{SOLVE_SRC}/_hybrid.py", "A.mT, alpha=-1, out=R", "A.mT, alpha=1, out=R", (HYBRID,)),
     Mutant("certificate", f"{SOLVE_SRC}/_gram_matrix.py", "+ self.ridge * rows", "", (GRAM,)),
