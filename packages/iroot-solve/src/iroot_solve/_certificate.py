@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -190,12 +190,13 @@ def _negative(rest: Array, size: Array, found: tuple[int, ...], s: int, share: f
     `found`, the last is a drift.
     """
     M = math.isqrt(rest.shape[1])
-    gram = rest.T.reshape(M, M, -1)
-    norms = [np.sqrt(gram[i, i]) / size for i in range(M)]
+    gram = rest.reshape(-1, M, M)
+    norms = np.sqrt(gram.diagonal(axis1=1, axis2=2)).T / size
     low, high = found.index((s + 1) // 2), found.index((s + 2) // 2 if s > 1 else 1)
-    middle = np.maximum(np.sqrt(np.abs(gram[low, high])) / size, share * np.sqrt(norms[low] * norms[high]))
-    smallest = reduce(np.minimum, [s * norm for norm in norms[: len(found)]], middle)
-    return sum(norms[len(found) :], _root_error(smallest, s)), norms[low]
+    middle = np.maximum(np.sqrt(np.abs(gram[:, low, high])) / size, share * np.sqrt(norms[low] * norms[high]))
+    smallest = np.minimum(middle, s * norms[: len(found)].min(0))
+    error = _root_error(smallest, s)
+    return (error + norms[-1] if M > len(found) else error), norms[low]
 
 
 def probe_count(s: int) -> int:

@@ -24,8 +24,11 @@ from platformdirs import user_cache_path
 OPERATIONS = ("single", "batched")
 # Passes over n×n numbers that go with one product (increments, shifts), out of the cache.
 PASSES_PER_PRODUCT = 5.0
-# The Python around a torch call on next to nothing, and the call, over the call.
-PYTHON_SHARE = 1.5
+# The Python around a torch call on next to nothing, and the call, over the call as it is timed, in a loop that the
+# processor has learnt: the calls of a solve are different ones, and slower two to three times.
+PYTHON_SHARE = 2.0
+# Calls of reading, scaling, bounding and reporting a problem that is looked at.
+FRAME_CALLS = 180
 # Calls of a factorisation with its certificate, of an iteration's certificate, of a product and of a step.
 FACTORED_CALLS, CERTIFIED_CALLS, PRODUCT_CALLS, STEP_CALLS, THIN_CALLS = 110, 150, 5, 16, 7
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
 
@@ -38,42 +37,52 @@ def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut
     f = values.clamp_min(torch.finfo(S.dtype).tiny if alpha < 0 else 0.0).pow(alpha)
     if cut is not None:
         f.masked_fill_(values <= cut * values[:, -1:], 0.0)
-    eigen = _Eigen(vectors, f)
-    outcome = Outcome(
-        Z=eigen.root(ws) if B is None else eigen.apply(B, ws),
-        root=Root(
-            eigen.power,
-            torch.finfo(S.dtype).eps / 2,
-            norm=torch.linalg.vector_norm(f, dim=-1),
-            sandwich=eigen.sandwich,
-            drift=eigen.drift,
-        ),
-        judge=judging_dtype(S),
-        strategy="eigh",
-        precision=name,
-        schedule=DirectSchedule("eigh", f"eigh in {name}: V·λ^({exponent})·Vᵀ·B"),
-        products={"eigh": S.shape[0], "columns": 0 if B is None else 2 * B.shape[-1], "square": int(B is None)},
-        eigenvalues=values,
-        lowest=values[..., 0],
-        highest=values[..., -1],
-    )
-    outcome.again, outcome.holds = partial(_again, eigen, replace(outcome)), (vectors, values)
+    eigen = _Eigen(vectors, f, values)
+    outcome = _applied(eigen, _plan(name, exponent), ws, B)
+    outcome.products["eigh"] = S.shape[0]
+    outcome.again, outcome.holds = partial(_again, eigen, exponent), (vectors, values)
     return outcome
 
 
-def _again(eigen: _Eigen, first: Outcome, ws: Workspace, B: Tensor | None) -> Outcome:
+def _again(eigen: _Eigen, exponent: Fraction, ws: Workspace, B: Tensor | None) -> Outcome:
     """The eigenvectors that are there, for another right-hand side."""
-    Z = eigen.root(ws) if B is None else eigen.apply(B, ws)
-    work = {"columns": 0 if B is None else 2 * B.shape[-1], "square": int(B is None)}
-    text = DirectSchedule("eigh", f"{first.schedule}, V from an earlier call")
-    return replace(first, Z=Z, products=work, schedule=text)
+    return _applied(eigen, f"{_plan(eigen.name, exponent)}, V from an earlier call", ws, B)
+
+
+@lru_cache(maxsize=64)
+def _plan(name: str, exponent: Fraction) -> str:
+    return f"eigh in {name}: V·λ^({exponent})·Vᵀ·B"
+
+
+def _applied(eigen: _Eigen, plan: str, ws: Workspace, B: Tensor | None) -> Outcome:
+    """Z, and what its certificate needs, from eigenvectors that are there."""
+    root = Root(
+        eigen.power,
+        torch.finfo(eigen.V.dtype).eps / 2,
+        norm=torch.linalg.vector_norm(eigen.f, dim=-1),
+        sandwich=eigen.sandwich,
+        drift=eigen.drift,
+    )
+    return Outcome(
+        Z=eigen.root(ws) if B is None else eigen.apply(B, ws),
+        root=root,
+        judge=judging_dtype(eigen.V),
+        strategy="eigh",
+        precision=eigen.name,
+        schedule=DirectSchedule("eigh", plan),
+        products={"square": 1} if B is None else {"columns": 2 * B.shape[-1]},
+        eigenvalues=eigen.values,
+        lowest=eigen.values[..., 0],
+        highest=eigen.values[..., -1],
+    )
 
 
 class _Eigen:
     """X = V·f(Λ)·Vᵀ: any power of it costs one way to eigenvector coordinates and back."""
 
-    def __init__(self, vectors: Tensor, f: Tensor) -> None:
-        self.V, self.f = vectors, f
+    def __init__(self, vectors: Tensor, f: Tensor, values: Tensor) -> None:
+        self.V, self.f, self.values = vectors, f, values
+        self.name = "fp64" if vectors.dtype is torch.float64 else "fp32"
 
     def root(self, ws: Workspace) -> Tensor:
         """X itself."""
@@ -105,14 +114,12 @@ class _Eigen:
         b, k, n = W.shape
         V = self.V.to(W.dtype)
         c = torch.bmm(W, V)
-        left, right = self._powers(orders), self._powers(tuple(s - m for m in orders))
-        U = torch.bmm((right * c.unsqueeze(1)).view(b, -1, n), V.mT)
+        powers = self.f.view(b, 1, 1, n).pow(_column((*orders, *(s - m for m in orders)), self.f.dtype, self.f.device))
+        left, right = powers.chunk(2, 1)
+        c4 = c.view(b, 1, k, n)
+        U = torch.bmm((right * c4).view(b, -1, n), V.mT)
         U = torch.bmm(times_power(A, q, U, B), V).view(b, -1, k, n)
-        return torch.bmm(torch.cat((left * U, c.unsqueeze(1)), 1).view(b, -1, n), V.mT)
-
-    def _powers(self, orders: tuple[int, ...]) -> Tensor:
-        """f^j for every j, `(b, len(orders), 1, n)`."""
-        return self.f[:, None, None, :].pow(_column(orders, self.f.dtype, self.f.device))
+        return torch.bmm(torch.cat((left * U, c4), 1).view(b, -1, n), V.mT)
 
 
 @lru_cache(maxsize=64)

@@ -16,6 +16,8 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule, SolveResult, Status
 from iroot_solve._verdict import spectrum_status, suspicious
 
+STAGNATED = np.int8(Status.stagnated)
+
 
 @dataclass
 class Ledger:
@@ -54,9 +56,10 @@ class Ledger:
     @classmethod
     def empty(cls, Z: Tensor) -> Ledger:
         """Nothing solved yet."""
-        unknown, endless = np.full(Z.shape[0], np.nan), np.full(Z.shape[0], np.inf)
-        codes = np.full(Z.shape[0], Status.stagnated, dtype=np.int8)
-        return cls(Z, endless, endless.copy(), unknown, unknown.copy(), unknown.copy(), np.zeros(Z.shape[0]), codes)
+        error, residual, amplification, low, high, ridge = held = np.full((6, Z.shape[0]), np.nan)
+        held[:2], held[5] = np.inf, 0.0
+        codes = np.full(Z.shape[0], STAGNATED)
+        return cls(Z, error, residual, amplification, low, high, ridge, codes)
 
     def note(self, facts: Facts) -> None:
         """What was read of the spectrum before the work, in units of A."""

@@ -26,7 +26,7 @@ from iroot_precond import (
 )
 from torch import Tensor
 
-from iroot_solve._certificate import probe_signs
+from iroot_solve._cholesky import ends
 from iroot_solve._choose import LANCZOS_STEPS
 from iroot_solve._config import PrecondConfig
 from iroot_solve._gram_matrix import GramMatrix
@@ -206,22 +206,12 @@ class ScaledMatrix:
         return low, high
 
     def factor_ends(self) -> tuple[Tensor, Tensor]:
-        """(near λmin from above, near λmax from below) of A_s, by two steps of inverse and of direct iteration.
+        """(near λmin from above, near λmax from below) of A_s, from `ends`.
 
-        ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin for random V, and at most twice that for log-spaced spectra; NaN where the Cholesky
-        factorisation breaks down. `upper` of a larger matrix gains a few Lanczos steps. Cost: n³/3 multiply-adds.
+        `upper` of a larger matrix gains a few Lanczos steps.
         """
-        S = self.matrix(self.problem.storage)
-        L, info = self.ws.like("factor", S).mT, self.ws.buffer("info", S.shape[:1], torch.int32, S.device)
-        torch.linalg.cholesky_ex(S, out=(L, info))
-        V = probe_signs(S.shape[-1], 4, S.device, self.seed, S.dtype).expand(*S.shape[:-1], 4)
-        once = torch.cholesky_solve(V, L)
-        low = norm(once) / norm(torch.cholesky_solve(once, L))
-        low = torch.where(info == 0, low, torch.nan)
-        if S.shape[-1] >= TOP_SIZE:
-            return low, self.ritz(TOP_STEPS)[1].double()
-        once = torch.bmm(S, V)
-        return low, norm(torch.bmm(S, once)) / norm(once)
+        low, high = ends(self.matrix(self.problem.storage), self.ws, self.seed)
+        return low, self.ritz(TOP_STEPS)[1].double() if self.problem.n >= TOP_SIZE else high
 
     def blank(self) -> Tensor:
         """Put zeros in place of matrices that are not finite, which factorisations refuse; `(b,)`, False for those."""

@@ -18,6 +18,7 @@ from iroot_solve._errors import PreconditionerIgnoredWarning
 from iroot_solve._ladder import Ledger, settle
 from iroot_solve._matrix import CONGRUENCES
 from iroot_solve._options import Options
+from iroot_solve._plain import plain
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
@@ -41,12 +42,16 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
     ws = SolveWorkspace() if workspace is None else workspace
     # On the host as on the device: overflow is infinity, and infinity is no answer.
     with torch.no_grad(), _without_autocast(problem.A.device.type), np.errstate(all="ignore"):
-        ledger = Ledger.empty(destination(problem, options.out))
+        Z = destination(problem, options.out)
         task_of(problem, options).check(options.strategy)
         if problem.empty:
-            ledger.Z.zero_()
+            ledger = Ledger.empty(Z.zero_())
             ledger.codes[:], ledger.error[:] = Status.converged, 0.0
             return Report(problem, options, ws, ledger).result()
+        result = plain(problem, options, ws, Z)
+        if result is not None:
+            return result
+        ledger = Ledger.empty(Z)
         case = Case(problem, options, ws)
         _warn_if_ignored(problem, options)
         return _blind(case, ledger) if options.blind else _checked(case, ledger)

@@ -20,6 +20,7 @@ from iroot_solve._choose import (
     lanczos_ms,
     on_grid,
 )
+from iroot_solve._cost import FRAME_CALLS, calls_ms
 from iroot_solve._predict import rounding_error
 from iroot_solve._problem import Problem
 from iroot_solve._result import Status
@@ -69,7 +70,7 @@ def wants_ritz(case: Case) -> bool:
 @lru_cache(maxsize=1024)
 def looking_pays(task: Task, strategy: str) -> bool:
     """Where it saves time over what needs no look, if the matrix is a usual one."""
-    look = min(lanczos_ms(task, LANCZOS_STEPS), cholesky_look_ms(task))
+    look = min(lanczos_ms(task, LANCZOS_STEPS), cholesky_look_ms(task)) + calls_ms(FRAME_CALLS)
     found = choose(task, 1 / USUAL_KAPPA, 1.0, strategy).milliseconds
     return found + look < LOOKING_SHARE * first_candidate(task, strategy).milliseconds
 
@@ -99,11 +100,16 @@ def wanted_strategy(case: Case) -> str:
     return "direct-solve" if "direct-solve" in task.strategies and 2 * task.k <= task.n else "materialize-root"
 
 
+def symmetry_limit(problem: Problem) -> float:
+    """‖A − Aᵀ‖_F/‖A‖_F that rounding explains."""
+    return 8 * math.sqrt(problem.n) * problem.unit_roundoff
+
+
 def require_symmetric(problem: Problem, facts: Facts) -> None:
     """ValueError where the defect is more than rounding explains."""
     if problem.gram is not None:
         return
-    limit = 8 * math.sqrt(problem.n) * problem.unit_roundoff
+    limit = symmetry_limit(problem)
     bad = np.flatnonzero(facts.defect > limit)
     if bad.size:
         where = "A" if problem.count == 1 else f"A[{bad[0]}]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import torch
 from torch import Tensor
@@ -28,3 +28,11 @@ def plus_transpose(T: Tensor, out: Tensor) -> Tensor:
         rows, columns = slice(i, i + TILE), slice(j, j + TILE)
         torch.add(T[:, rows, columns], T[:, columns, rows].mT, out=out[:, rows, columns])
     return out
+
+
+def is_symmetric(A: Tensor) -> bool:
+    """Whether every number equals that of Aᵀ; NaN equals nothing. Cost: one pass over A, tile by tile."""
+    if A.shape[-1] <= TILE:
+        return torch.equal(A, A.mT)
+    ends = (slice(i, i + TILE) for i in range(0, A.shape[-1], TILE))
+    return all(torch.equal(A[:, i, j], A[:, j, i].mT) for i, j in combinations_with_replacement(ends, 2))
