@@ -31,6 +31,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 TEST_NEEDS = ("pytest", "hypothesis", "mpmath", "scipy", "sybil")
 # For the tests of `iroot bench`.
 BENCH_TEST_NEEDS = ("matplotlib",)
+# What the sessions that test wheels leave out: `tests` runs it on the same code.
+QUICK = ("-m", "not slow")
 REPO_TEST_NEEDS = ("pytest-cov", "nox", "hatchling", "import-linter")
 
 nox.needs_version = ">=2024.4.15"
@@ -180,14 +182,14 @@ def alone(session: nox.Session, package: str) -> None:
         session.error(f"{package} does not declare what it imports: {found}")
     needs = BENCH_TEST_NEEDS if package == "iroot-solve" else ()
     install_wheels(session, with_siblings(package), *TEST_NEEDS, *needs)
-    pytest_outside(session, [package], "packages")
+    pytest_outside(session, [package], *QUICK, "packages")
 
 
 @nox.session
 def combined(session: nox.Session) -> None:
     """The four wheels together, tested outside the tree."""
     install_wheels(session, list(PACKAGES), *TEST_NEEDS, *BENCH_TEST_NEEDS)
-    pytest_outside(session, list(PACKAGES), "packages")
+    pytest_outside(session, list(PACKAGES), *QUICK, "packages")
 
 
 @nox.session

@@ -61,6 +61,7 @@ def levelled_error(step, values):
     return abs(solution[n - 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "degree", "kappa"), CASES)
 def test_error_and_gap_are_within_a_thousandth_of_the_optimum(p, degree, kappa):
     step = minimax(p, degree, 3.0 / kappa, 3.0)

@@ -18,6 +18,7 @@ def rounding(n, kappa, dtype=torch.float64):
     return 4 * math.sqrt(n) * kappa * UNIT[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [*EXPONENTS, -0.9, 2 / 3, -2])
 @pytest.mark.parametrize("kappa", [1.0, 1.5, 10.0, 1e3, 1e5, 1e8])
 @pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6])

@@ -12,6 +12,7 @@ def run(A, steps, **options):
     return iteration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kappa", [1e2, 1e4, 1e6])
 @pytest.mark.parametrize("precision", ["fp32", "fp16x3"])
 @pytest.mark.parametrize("n", [64, 512])

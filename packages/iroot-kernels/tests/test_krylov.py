@@ -41,6 +41,7 @@ def stops(exponent, A, B, low):
         yield lanczos_apply(A.matmul, B, exponent, tol=1e-300, max_steps=most, low=low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("known", [False, True])
@@ -57,6 +58,7 @@ def test_the_estimate_is_honest_wherever_it_stops(exponent, name, known, power, 
             assert float(result.error) >= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("name", ["cluster and tail", "two tiny"])
 @pytest.mark.parametrize("k", [1, 4])
@@ -103,6 +105,7 @@ def test_stops_where_the_tolerance_is_met_and_not_much_later(exponent, name, tol
         assert error(short.Z, want) > tol / 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("fraction", [1.0, 0.1])
@@ -127,6 +130,7 @@ def test_no_bound_without_a_lower_end_or_where_a_ritz_value_refutes_it(spd, rhs)
     assert per_matrix.bound.isinf().tolist() == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [-1, -1 / 2, -1 / 4])
 @pytest.mark.parametrize("tiny", [1e-3, 1e-6])
 @pytest.mark.parametrize("share", [1.0, 1e-1, 1e-2, 1e-4])

@@ -2,9 +2,9 @@
 
     python packages/iroot-solve/benchmarks/auto_grid.py --out benchmark_results/runs [--n 64,256] [--seconds 0.3]
 
-Arms of a cell take turns in random order in one process; a cell holds the median of each in milliseconds, beside its
-true error against float64 eigh. A cell is met where `auto` takes at most 1.05 times the best arm that meets tol, plus
-0.3 ms. Nothing else should run on the machine.
+Arms of a cell take turns in random order in one process; a cell holds all times of each in milliseconds, beside its
+true error against float64 eigh. A cell is met where the median of `auto` is at most 1.05 times that of the best arm
+that meets tol, plus 0.3 ms. Nothing else should run on the machine.
 """
 
 import argparse
@@ -18,11 +18,14 @@ from pathlib import Path
 
 import torch
 from iroot_solve import IrootError, StagnationWarning, solve_spd
-from iroot_solve.gallery._record import manifest
+from iroot_solve.bench import _manifest
+from iroot_solve.bench._run import SAMPLES, begin
 from rich.progress import track
 
 SIZES = {64: (None, 32, 256), 256: (None, 32), 1024: (None,), 2048: (None,)}
 KAPPAS, POWERS, TOL, ROUNDS = (1e1, 1e3, 1e5), (1, 2, 4), 1e-4, 4
+CPU = torch.device("cpu")
+QUESTION = "Where is auto within 1.05 × the best routine that meets tol = 1e-4, plus 0.3 ms?"
 
 
 def matrix(n, kappa, batch):
@@ -90,24 +93,28 @@ def cell(n, batch, k, p, kappa, seconds):
         for name in order:
             start = time.perf_counter()
             calls[name]()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    median = {name: statistics.median(found) for name, found in times.items()}
-    good = {name: ms for name, ms in median.items() if name != "auto" and errors[name] <= TOL}
-    best = min(good, key=good.get)
-    limit = 1.05 * good[best] + 0.3
+            times[name].append(round(1e3 * (time.perf_counter() - start), 4))
     return {
-        "took": f"{stats.strategy}/{stats.precision}", "estimate": float(stats.error.max()),
-        "n": n, "batch": batch, "k": k, "p": p, "kappa": kappa, "ms": median, "errors": errors, "best": best,
-        "limit": limit, "ratio": median["auto"] / limit,
+        "n": n, "batch": batch, "k": k, "p": p, "kappa": kappa, "took": f"{stats.strategy}/{stats.precision}",
+        "estimate": float(stats.error.max()), "errors": errors, "ms": times,
     }  # fmt: skip
+
+
+def judged(c):
+    """A cell with medians for times, and what auto has to be within."""
+    ms = {name: statistics.median(found) for name, found in c["ms"].items()}
+    best = min((name for name in ms if name != "auto" and c["errors"][name] <= TOL), key=ms.get)
+    limit = 1.05 * ms[best] + 0.3
+    return {**c, "ms": ms, "best": best, "limit": limit, "ratio": ms["auto"] / limit}
 
 
 HEAD = "n batch k p κ auto,ms took error best best,ms limit auto/limit".split()
 
 
 def report(cells, facts):
+    cells = [judged(c) for c in cells]
     met, near = (sum(c["ratio"] <= limit for c in cells) for limit in (1.0, 1.3 / 1.05))
-    where = f"{facts['processor']}, {facts['threads']} threads, torch {facts['versions']['torch']}"
+    where = f"{facts['device_name']}, {facts['threads']} threads, torch {facts['versions']['torch']}"
     lines = [
         "# `auto` against the best routine that meets tol = 1e-4",
         "",
@@ -130,20 +137,23 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", default=",".join(map(str, SIZES)))
     parser.add_argument("--seconds", type=float, default=0.08, help="for each arm of a cell")
+    parser.add_argument("--run-name", default="auto-grid", help="in the name of the run's folder")
+    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument("--hypothesis", default="", help="what is expected")
     options = parser.parse_args()
     warnings.simplefilter("ignore", StagnationWarning)
-    facts = manifest(f"auto_grid.py --n {options.n} --seconds {options.seconds}", "auto-grid", POWERS)
+    asked = {"slug": options.run_name, "question": options.question, "hypothesis": options.hypothesis}
+    command = f"auto_grid.py --n {options.n} --seconds {options.seconds}"
+    run = begin({**asked, "command": command, **_manifest.describe(CPU), "powers": POWERS})
+    run.open(options.out, CPU, "choose another --run-name")
     sizes = [int(n) for n in options.n.split(",")]
     problems = [
         (n, b, k, p, kappa) for n in sizes for b in SIZES[n] for k, p, kappa in product((1, 16, n), POWERS, KAPPAS)
     ]
     cells = [cell(*problem, options.seconds) for problem in track(problems)]
-    folder = options.out / f"{facts['date']}_auto-grid_cpu_{facts['commit']}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (folder / "samples.json").write_text(json.dumps(cells, ensure_ascii=False) + "\n", "utf-8")
-    (folder / "report.md").write_text(report(cells, facts), "utf-8")
-    print(folder)
+    (run.folder / SAMPLES).write_text("".join(json.dumps(c, allow_nan=False) + "\n" for c in cells), "utf-8")
+    run.finish(report(cells, run.manifest))
+    print(run.folder)
 
 
 if __name__ == "__main__":

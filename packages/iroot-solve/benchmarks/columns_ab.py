@@ -22,10 +22,12 @@ import torch
 from iroot_kernels import Workspace, cayley_coefficients
 from iroot_kernels._series import series_apply
 from iroot_solve import solve_spd
-from iroot_solve.gallery._record import manifest
+from iroot_solve.bench import _manifest
+from iroot_solve.bench._run import SAMPLES, begin
 from scipy.special import ellipj, ellipk
 
 TOL = 2.5e-5
+CPU = torch.device("cpu")
 
 
 def poles(kappa):
@@ -95,7 +97,7 @@ def report(cells, facts):
     lines = [
         "# Partial fractions and a formed inverse, against what is there",
         "",
-        f"{facts['processor']}, {facts['threads']} threads, torch {facts['versions']['torch']}, {facts['commit']}:",
+        f"{facts['device_name']}, {facts['threads']} threads, torch {facts['versions']['torch']}, {facts['commit']}:",
         "medians in ms (true error). `cayley` and `auto` bound the spectrum and estimate their error; the first two",
         "are told the spectrum and do neither.",
         "",
@@ -114,15 +116,15 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    facts = manifest(f"columns_ab.py --rounds {options.rounds}", "columns-ab", [2])
+    asked = {"slug": "columns-ab", "question": "", "hypothesis": ""}
+    command = f"columns_ab.py --rounds {options.rounds}"
+    run = begin({**asked, "command": command, **_manifest.describe(CPU), "powers": [2]})
+    run.open(options.out, CPU, "it is that of this commit and this day")
     grid = [(1e2, torch.float32), (1e3, torch.float32), (1e4, torch.float64)]
     cells = [cell(n, kappa, dtype, options.rounds) for n in (512, 1024, 2048) for kappa, dtype in grid]
-    folder = options.out / f"{facts['date']}_columns-ab_cpu_{facts['commit']}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (folder / "samples.json").write_text(json.dumps(cells, ensure_ascii=False) + "\n", "utf-8")
-    (folder / "report.md").write_text(report(cells, facts), "utf-8")
-    print(folder)
+    (run.folder / SAMPLES).write_text("".join(json.dumps(c) + "\n" for c in cells), "utf-8")
+    run.finish(report(cells, run.manifest))
+    print(run.folder)
 
 
 if __name__ == "__main__":

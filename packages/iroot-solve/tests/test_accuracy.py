@@ -165,6 +165,7 @@ def _problem(kind, dtype, exponent):
     return KINDS[kind].problem(dtype, exponent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize(("strategy", "kind", "exponent"), CASES, ids=lambda value: str(value))
 def test_accuracy(strategy, kind, exponent, dtype):

@@ -13,6 +13,7 @@ import torch
 from iroot_solve.bench import _ab
 from iroot_solve.bench._ab import at_equal_error, compare, compare_unpaired
 
+pytestmark = pytest.mark.slow
 REPEATS = 40
 
 

@@ -22,7 +22,7 @@ OURS = {
     **{"question": "Is auto\nthe fastest?", "dirty": False, "ab": None, "commit": "1a2b3c4"},
 }
 GALLERY = {"date": "2026-11-25", "slug": "gallery", "command": "python -m gallery", "commit": "2dd2191", "dirty": True,
-           "device": "cpu", "processor": "x86_64 AVX512"}  # fmt: skip
+           "device": "cpu", "device_name": "x86_64 AVX512"}  # fmt: skip
 PAGE = """# Gallery of hard spectra
 
 2026-11-25, commit 2dd2191, torch 2.13.0+cpu. Made by `python -m gallery`.
@@ -72,6 +72,11 @@ def test_runs_made_by_other_means_say_what_they_are(tmp_path):
     assert question == "Gallery of hard spectra; `python -m gallery`"
     # The two sentences before it repeat the commit and the command.
     assert verdict == "990 solves, 839 of them converged, 0.3 ms each."
+
+
+def test_a_run_made_by_other_means_may_say_what_it_asked(tmp_path):
+    make(tmp_path / "runs", {**GALLERY, "question": "Is it right?"}, page=PAGE)
+    assert lines(index(tmp_path / "runs"))[0][3] == "Is it right?"
 
 
 def test_runs_that_say_nothing_are_listed(tmp_path):

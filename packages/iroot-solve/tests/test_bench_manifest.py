@@ -33,12 +33,15 @@ SAMPLE = Sample(
     took="eigh/fp32",
     products={"eigh": 1},
 )
-FACTS = {
+OTHERS = {
     **_manifest.describe(CPU, ["scipy"]),
     "slug": "test",
     "question": "Which one?",
     "hypothesis": "",
     "command": "iroot bench",
+}
+FACTS = {
+    **OTHERS,
     "tol": 1e-4,
     "dtype": "float32",
     "cases": ["SPD p=2 k<n"],
@@ -59,7 +62,8 @@ def test_samples_come_back_as_they_were(tmp_path):
     _samples.append(path, other)
     assert _samples.read(path) == [SAMPLE, other]
     text = path.read_text("utf-8")
-    assert "κ · Jürgen" in text and list(json.loads(text.splitlines()[0])) == list(asdict(SAMPLE))
+    # The spectrum is only written where there is one.
+    assert "κ · Jürgen" in text and [*json.loads(text.splitlines()[0]), "spectrum"] == list(asdict(SAMPLE))
     _samples.write(tmp_path / "again.jsonl", [SAMPLE, other])
     assert (tmp_path / "again.jsonl").read_bytes() == path.read_bytes()
 
@@ -135,6 +139,40 @@ def test_sides_of_a_comparison_have_labels_and_arguments():
     _manifest.validate(manifest(ab=sides))
     with pytest.raises(ValueError, match="'ab' lacks 'label_b'"):
         _manifest.validate(manifest(ab={"label_a": "A"}))
+
+
+def test_another_program_has_the_same_facts_and_its_own_keys(tmp_path):
+    run = _run.begin({"powers": [1, 2], **OTHERS})
+    assert [key for key in _manifest.KEYS if key not in run.manifest] == [
+        k for k in _manifest.KEYS if k in _manifest.BENCH
+    ]
+    assert list(run.manifest)[-1] == "powers"
+    _manifest.write(tmp_path / "m.json", run.manifest)
+    with pytest.raises(ValueError, match="not by `iroot bench`"):  # it has no samples of a kind known here
+        _manifest.read(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize("key", [key for key in _manifest.KEYS if key not in _manifest.BENCH])
+def test_another_program_leaves_no_fact_out(key):
+    wrong = _manifest.begin(OTHERS)
+    del wrong[key]
+    with pytest.raises(ValueError, match=f"manifest: '{key}' is missing"):
+        _manifest.validate(wrong)
+
+
+def test_another_program_leaves_a_folder_like_any_other(tmp_path):
+    page = tmp_path / "README.md"
+    page.touch()
+    run = _run.begin(OTHERS)
+    run.open(tmp_path / "runs", CPU)
+    assert run.folder.name == _manifest.folder_name(run.manifest)
+    run.finish("# A title\n\nAll is well.\n")
+    manifest = json.loads((run.folder / "manifest.json").read_text("utf-8"))
+    assert manifest == run.manifest and manifest["finished"] >= manifest["started"]
+    assert (run.folder / "raw").is_dir() and (run.folder / "env" / "torch.txt").is_file()
+    assert "| Which one? | All is well. |" in page.read_text("utf-8")
+    with pytest.raises(ValueError, match="is there already; take another name"):
+        _run.begin(OTHERS).open(tmp_path / "runs", CPU, "take another name")
 
 
 def test_a_wrong_manifest_is_not_written(tmp_path):

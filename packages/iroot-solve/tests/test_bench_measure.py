@@ -8,10 +8,11 @@ import pytest
 import torch
 from iroot_solve import solve_gram_spd
 from iroot_solve.bench import _arms
-from iroot_solve.bench._arm import Arm
+from iroot_solve.bench._arm import Arm, Problem
 from iroot_solve.bench._cases import Case, Point
 from iroot_solve.bench._measure import Settings, jobs, key, keys, measure
 from iroot_solve.bench._problems import build, truth
+from iroot_solve.bench._spectra import thinned
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(torch.float32, CPU, 1e-4, reps=3, warmups=1)
@@ -118,6 +119,49 @@ def test_a_slow_arm_leaves_the_rounds_early_but_not_before_the_first():
     assert [s.rep for s in samples if s.arm == "slow"] in ([0, 1], [0])  # two of 200 ms; one where the machine is busy
     samples = samples_of(*arms, settings=replace(SETTINGS, budget_ms=1.0))
     assert [s.rep for s in samples if s.arm == "slow"] == [0]
+
+
+# Spectra --------------------------------------------------------------------------------------------------------------
+
+
+def test_one_sample_of_each_point_has_the_spectrum():
+    points = Case("Two", "spd", 2, (Point(N, 4, 10.0), Point(N, 4, 100.0)))
+    samples = samples_of(arm("a", right), arm("b", right), case=points, trials=2)
+    described = [s for s in samples if s.spectrum is not None]
+    assert [(s.kappa, s.trial, s.rep) for s in described] == [(10.0, 0, 0), (100.0, 0, 0)]
+    assert [s is next(other for other in samples if other.kappa == s.kappa) for s in described] == [True, True]
+
+
+def test_a_run_that_goes_on_has_each_spectrum_once():
+    arms = [arm("a", right), arm("b", right)]
+    whole = samples_of(*arms)
+    for end in range(len(whole) + 1):
+        rest = samples_of(*arms, done={key(s) for s in whole[:end]})
+        assert [s.spectrum for s in whole[:end] + rest] == [s.spectrum for s in whole]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("spd", N), ("gram", N), ("dual", N), ("nonspd", N), ("batch", 3 * N)])
+def test_a_spectrum_is_that_of_the_construction(kind, size):
+    """λ, σ² log-spaced in [1/κ, 1] (σ where κ is that of A itself); rounding to float32 moves the lowest by κ·u."""
+    case = SMALL.get(kind) or Case("c", "spd", 2, (Point(N, 4, KAPPA),))
+    count = min(size, 33)
+    made = thinned(build(case, case.points[0], 0, torch.float32, CPU, 1e-4))
+    values = sorted([-i / (N - 1) for i in range(N)] * (size // N))
+    expected = [values[round(i * (size - 1) / (count - 1))] for i in range(count)]
+    assert made == pytest.approx(expected, abs=1e-4) and made == sorted(made)
+
+
+def test_a_wide_gram_matrix_has_its_ridge_as_often_as_it_is_an_eigenvalue():
+    case = SMALL["wide"]
+    found = thinned(build(case, case.points[0], 0, torch.float64, CPU, 1e-4))
+    ridge = 1 / (KAPPA - 1)
+    assert found[:N] == pytest.approx([math.log10(ridge)] * N, abs=1e-4)
+    assert found[-1] == pytest.approx(math.log10(1 + ridge), abs=1e-4)
+
+
+def test_eigenvalues_that_are_not_positive_have_no_logarithm():
+    A = torch.diag(torch.tensor([-1.0, 0.0, 1.0, 100.0]))
+    assert thinned(Problem("spd", A, None, None, 2, 1.0, 1e-4, 0.0)) == [None, None, 0.0, 2.0]
 
 
 def test_an_interrupt_is_no_failure_of_an_arm():

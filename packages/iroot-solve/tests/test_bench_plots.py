@@ -200,6 +200,61 @@ def test_cells_of_the_heat_map_are_ratios_to_the_best_other_arm_within_tol():
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["SPD p=2 k<n, n = 256"]
 
 
+# Spectra -------------------------------------------------------------------------------------------------------------
+
+
+def with_spectra(cases=("a", "b", "c", "d", "wide"), kappas=(1e1, 1e3)):
+    """The first sample of each point has the spectrum: log-spaced, but for `wide`, which lies on its lower end."""
+    found = []
+    for case in cases:
+        for kappa in kappas:
+            low = -math.log10(kappa)
+            for count in (17, 33):
+                logs = [low * (1 - i / (count - 1)) for i in range(count)]
+                if case == "wide":
+                    logs = [low if i < count // 2 else log for i, log in enumerate(logs)]
+                [first, *rest] = measured(sizes=(count,), kappas=(kappa,), case=case, arms={"auto": ARMS["auto"]})
+                found += [replace(first, spectrum=logs), *rest]
+    return found
+
+
+def test_what_cases_share_is_drawn_once():
+    figure = drawn("spectra", with_spectra())
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["the 4 other cases", "wide"]
+    assert [len(ax.lines) for ax in figure.axes] == [2, 4]  # that of wide depends on the count: its step is elsewhere
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["κ = 10", "κ = 10³"]
+
+
+def test_lines_are_eigenvalues_at_their_quantiles():
+    figure = drawn("spectra", with_spectra(cases=("a",), kappas=(1e3,)))
+    [ax] = figure.axes
+    [line] = ax.lines
+    assert ax.get_title() == "a" and ax.get_yscale() == "log"
+    x, y = line.get_xdata(), line.get_ydata()
+    assert y == pytest.approx(1e-3 ** (1 - x), rel=1e-12) and (x[0], x[-1]) == (0.0, 1.0)
+
+
+def test_names_of_cases_stay_readable():
+    five = drawn("spectra", with_spectra(cases=tuple("abcde"))).axes
+    assert [ax.get_title() for ax in five] == ["all 5 cases"]
+    # κ = 10³ for a alone: its panel has the names of what it shares, and no case is called another.
+    mixed = with_spectra(cases=tuple("abcde"), kappas=(1e1,)) + with_spectra(cases=("a",), kappas=(1e3,))
+    assert [ax.get_title() for ax in drawn("spectra", mixed).axes] == ["a, b, c and 2 more", "a"]
+
+
+def test_an_eigenvalue_that_is_not_positive_leaves_a_gap():
+    [first, *rest] = measured(sizes=(8,), kappas=(1e1,))
+    figure = drawn("spectra", [replace(first, spectrum=[None, -1.0, 0.0]), *rest])
+    [line] = figure.axes[0].lines
+    assert math.isnan(line.get_ydata()[0]) and line.get_ydata()[-1] == 1.0
+    assert b"svg" in plots(MANIFEST, [replace(first, spectrum=[None, -1.0, 0.0]), *rest])["spectra.svg"]
+
+
+def test_spectra_need_samples_that_have_them():
+    assert "spectra.svg" not in plots(MANIFEST, measured(sizes=(256,), kappas=(1e1,)))
+
+
 def test_points_of_one_n_that_differ_otherwise_get_panels_of_their_own():
     samples = measured(kappas=(1e1,))
     wider = [replace(sample, k=64, ms=3 * sample.ms) for sample in samples]

@@ -203,6 +203,23 @@ def test_report_of_two_sides_has_their_comparison_and_no_winners():
     assert "A is old, B is new (`--arms auto`)." in page and "Fastest within tol" not in page
 
 
+def test_spectra_have_their_section_only_where_samples_have_them(samples):
+    pytest.importorskip("matplotlib", exc_type=ImportError)
+    page = report(MANIFEST, [replace(samples[0], spectrum=[-3.0, -1.0, 0.0]), *samples[1:]])
+    before, after = page.split("## Spectra\n\n")
+    assert before.strip() == report(MANIFEST, samples).strip() and "singular values" in after
+    assert re.findall(r"!\[[^\]]+\]\(plots/([^)]+)\)", after) == ["spectra.svg"]
+
+
+def test_a_spectrum_outlives_the_file_and_costs_nothing_where_there_is_none(samples, tmp_path):
+    with_one = [replace(samples[0], spectrum=[None, -1.25, 0.0]), *samples[1:]]
+    _samples.write(tmp_path / "s.jsonl", with_one)
+    assert _samples.read(tmp_path / "s.jsonl") == with_one
+    lines = (tmp_path / "s.jsonl").read_text("utf-8").splitlines()
+    assert ["spectrum" in line for line in lines] == [True] + [False] * (len(lines) - 1)
+    assert summary(with_one) == summary(samples)
+
+
 # Summary -------------------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +253,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in made}
 
 
+@pytest.mark.slow
 def test_render_gives_the_same_bytes_in_fresh_processes(folder, tmp_path_factory):
     pytest.importorskip("matplotlib", exc_type=ImportError)
     twin = tmp_path_factory.mktemp("twin") / "run"

@@ -199,6 +199,7 @@ def test_eigenvector_coordinates_measure_what_powers_do(system, exponent, k):
     assert float(fast[:, -1].sqrt() / fast[:, 0]) <= N * 2.0**-52
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "p"), [("cholesky", 1), ("eigh", 1), ("eigh", 2)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -215,6 +216,7 @@ def test_a_residual_of_few_terms_is_not_zero_by_chance(spd, rhs, truth, distance
             assert distance(result.Z, truth(A, B, -1 / p)) <= tol + torch.finfo(dtype).eps / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [64, 200])
 @pytest.mark.parametrize("kappa", [1e1, 1e2, 1e3])
 @pytest.mark.parametrize("k", [1, 16, 40])

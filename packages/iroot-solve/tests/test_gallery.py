@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iroot_solve import IrootError, SolveResult, solve_spd
+from iroot_solve.bench import _manifest
 from iroot_solve.gallery import CASES, KINDS, POWERS, Case, Truth, relative_error
 from iroot_solve.gallery import _matrices as matrices
 from iroot_solve.gallery import _spectra as spectra
@@ -136,6 +137,7 @@ def test_errors_of_what_is_no_number_are_infinite():
 # The gallery, as `auto` solves it ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", POWERS)
 @pytest.mark.parametrize("case", **labelled)
 def test_gallery(case: Case, p: int):
@@ -154,6 +156,7 @@ def test_gallery(case: Case, p: int):
     assert found == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", answered, ids=lambda case: case.label)
 def test_gallery_at_loose_tolerances(case: Case):
     """The looser the tolerance, the more the estimate decides alone: converged has to be true there as well."""
@@ -183,6 +186,7 @@ def test_a_result_beyond_the_range_of_its_dtype_is_not_called_converged():
 fits_float32 = [case for case in answered if case.dtype is torch.float32 and case.truth().kappa <= 1.02e6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ITERATIONS)
 @pytest.mark.parametrize("case", fits_float32, ids=lambda case: case.label)
 def test_accuracy_of_the_iteration_in_float32(case: Case, strategy: str):
@@ -207,6 +211,7 @@ def test_accuracy_of_the_iteration_in_float32(case: Case, strategy: str):
     assert found == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", POWERS)
 @pytest.mark.parametrize("kind", [*KINDS, "root"])
 def test_float64_at_1e10(p: int, kind: str):
@@ -255,6 +260,7 @@ def test_scale_equivariance_is_exact_for_powers_of_two_to_the_p(j, p, plan, kind
 # A bound that is none ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.99])
 @pytest.mark.parametrize("p", [2, 4])
 @pytest.mark.parametrize("label", ["log-spaced 1e+02 n=96 float32", "cluster and tail 1e+06 n=96 float32",
@@ -310,6 +316,7 @@ def random_problem(seed: int):
     return A, kind, options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_random_problems_are_never_wrong_and_converged(block):
     found, checked = {}, 0
@@ -338,12 +345,16 @@ def test_the_command_prints_the_table_and_keeps_the_run(tmp_path, capsys):
     assert all(word in printed for word in ("Hilbert", "not_positive_definite", "singular", "float64", "eigh"))
     (folder,) = tmp_path.iterdir()
     facts = json.loads((folder / "manifest.json").read_text("utf-8"))
-    assert folder.name == f"{facts['date']}_try_cpu_{facts['commit']}"
-    assert {"command", "dirty", "versions", "threads", "seed", "device", "python"} <= set(facts)
+    _manifest.validate(facts)
+    assert folder.name == _manifest.folder_name(facts) and "_try_cpu_" in folder.name and facts["finished"]
+    assert facts["command"] == "python -m iroot_solve.gallery --only 'hilbert' --p 1 2" and facts["powers"] == [1, 2]
     samples = read_samples(folder)
     cases = [case for case in CASES if "Hilbert" in case.label]
     assert len([sample for sample in samples if sample.arm == "auto"]) == len(cases) * 2 * len(KINDS)
     assert report(facts, samples) == (folder / "report.md").read_text("utf-8")
+    with pytest.raises(SystemExit, match="2"):  # before anything is solved
+        main(["--only", "hilbert", "--out", str(tmp_path), "--slug", "try"])
+    assert "is there already; choose another --slug" in capsys.readouterr().err
 
 
 def test_the_command_refuses_an_unknown_case(capsys):

@@ -21,6 +21,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-2, t
 EXPONENTS = [Fraction(-1, p) for p in (1, 2, 3, 4, 8)] + [Fraction(-2, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", EXPONENTS, ids=str)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

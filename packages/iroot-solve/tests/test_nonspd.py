@@ -41,6 +41,7 @@ def honest(estimate, true, dtype):
     return estimate >= 0.1 * (true - u) and (estimate > 1e-3 or estimate <= 10 * max(true, u))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 5, 24, 96])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("strategy", ["auto", "lu", "hyperpower"])

@@ -65,6 +65,7 @@ def exact(A, B, p):
         return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 5, 24, 96])
 @pytest.mark.parametrize("p", [2, 3, 4, 8])
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -104,6 +105,7 @@ def _hard():
 HARD = _hard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [2, 3, 4, 8])
 @pytest.mark.parametrize("name", HARD)
 def test_the_error_is_true_in_hard_cases(rhs, distance, name, p):

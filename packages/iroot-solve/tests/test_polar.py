@@ -82,6 +82,7 @@ def test_strategies(matrix, error, shape, spectrum, strategy):
         assert error(U, G) <= DTYPES[dtype] + torch.finfo(dtype).eps / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["plain", "gram", "eigh"])
 @pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize("kappa", [10.0, 1e2, 1e4])

@@ -48,6 +48,7 @@ def test_the_spectrum_in_units_of_A(spd, rhs, strategy):
     assert stats.kappa_proxy == stats.lambda_max / stats.lambda_min
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("strategy", ["direct-solve", "materialize-root"])
 @pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-7])

@@ -28,6 +28,7 @@ def test_the_default_is_what_no_tol_means(spd, rhs, dtype):
     assert float(default.stats.error) <= DEFAULTS[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["auto", "direct-solve", "materialize-root"])
 @pytest.mark.parametrize("p", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", SPECTRA)
@@ -41,6 +42,7 @@ def test_converged_means_true_error_below_tol(with_spectrum, rhs, truth, distanc
             assert distance(result.Z, truth(A, B, -1 / p)) <= within(tol, A.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["direct-solve", "materialize-root"])
 @pytest.mark.parametrize("k", [1, 2, 16, 24])
 @pytest.mark.parametrize("kappa", [1e4, 3e4, 1e5])

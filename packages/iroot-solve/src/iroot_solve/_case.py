@@ -107,8 +107,12 @@ class Case:
     def look(self) -> None:
         """Bound and estimate the ends of the spectrum."""
         self.matrix.tighten()
+        if self.options.look == "none":
+            return
         plain = self.problem.A.device.type == "cpu" and self.options.strategy == "auto" and not self.options.blind
-        self.factored = plain and factoring_is_looking(self.task)
+        self.factored = self.options.look == "cholesky"
+        if self.options.look == "auto":
+            self.factored = plain and factoring_is_looking(self.task)
         self.ends = self.matrix.factor_ends() if self.factored else self._ritz(plain)
         if self.options.abc_t is not None or self.options.blind:
             # Steps made for [l, 1], or a plan that nothing is read for.

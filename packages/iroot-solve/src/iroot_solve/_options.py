@@ -14,11 +14,16 @@ from iroot_solve._problem import Problem
 
 ON_FAILURE = ("raise", "warn", "nan")
 ON_SINGULAR = ("error", "pinv")
+LOOKS = ("auto", "lanczos", "cholesky", "none")
 
 
 @dataclass(frozen=True)
 class Options:
-    """See `solve_spd` for what each of them means; `quiet` is for a part of a batch, whose warning is the whole's."""
+    """See `solve_spd` for what each of them means.
+
+    Two are not the caller's: `quiet` is for a part of a batch, whose warning is the whole's; `look` says how the ends
+    of the spectrum are found where they are looked for, and is for studies of that.
+    """
 
     damping: Damping = Damping()
     kappa_max: float | None = None
@@ -37,12 +42,15 @@ class Options:
     rcond: float | None = None
     seed: int = 0
     out: Tensor | None = None
+    look: str = "auto"
 
     def __post_init__(self) -> None:
         if self.on_failure not in ON_FAILURE:
             raise ValueError(f"on_failure={self.on_failure!r} is not one of {', '.join(ON_FAILURE)}")
         if self.on_singular not in ON_SINGULAR:
             raise ValueError(f"on_singular={self.on_singular!r} is not one of {', '.join(ON_SINGULAR)}")
+        if self.look not in LOOKS:
+            raise ValueError(f"look={self.look!r} is not one of {', '.join(LOOKS)}")
         if self.rcond is not None and not 0 <= self.rcond < 1:
             raise ValueError(f"rcond={self.rcond!r} must lie in [0, 1): a share of the largest eigenvalue")
         if self.pinv and self.strategy not in ("auto", "eigh"):

@@ -1,4 +1,7 @@
-"""Arms of the maintained matrix: the library's own strategies, and what torch and scipy users write today."""
+"""Arms of the maintained matrix: the library's own strategies, and what torch and scipy users write today.
+
+Variants, which run only when they are named, are in `_variants`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from iroot_solve._nonspd import solve_nonspd
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._spd import solve_spd
 from iroot_solve.bench._arm import Arm, Problem
+from iroot_solve.bench._variants import VARIANTS
 from iroot_solve.bench.rivals import RIVALS
 
 Call = Callable[[], Tensor | SolveResult]
@@ -220,8 +224,8 @@ BASELINES = (
 
 
 def every_arm() -> tuple[Arm, ...]:
-    """Own strategies, baselines, rivals; installed or not."""
-    return (*OWN, *BASELINES, *RIVALS)
+    """Own strategies, baselines, rivals, variants; installed or not."""
+    return (*OWN, *BASELINES, *RIVALS, *VARIANTS)
 
 
 def installed(arm: Arm) -> bool:
@@ -233,7 +237,7 @@ def installed(arm: Arm) -> bool:
 
 
 def choose(wanted: Iterable[str] = ()) -> tuple[Arm, ...]:
-    """The arms of these names, or all that are installed.
+    """The arms of these names, or all that are installed but the variants.
 
     Args:
         wanted: Names; none for all.
@@ -248,4 +252,6 @@ def choose(wanted: Iterable[str] = ()) -> tuple[Arm, ...]:
             raise ValueError(f"--arms: there is no {name!r}; there are: {', '.join(known)}")
         if not installed(known[name]):
             raise ValueError(f"--arms: {name} needs the package {known[name].needs}, which is not installed")
-    return tuple(arm for arm in known.values() if (arm.name in names if names else installed(arm)))
+    if names:
+        return tuple(arm for arm in known.values() if arm.name in names)
+    return tuple(arm for arm in known.values() if installed(arm) and arm not in VARIANTS)

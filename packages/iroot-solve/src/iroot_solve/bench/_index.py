@@ -7,19 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+from iroot_solve.bench._manifest import by_bench
 from iroot_solve.bench._samples import read
 from iroot_solve.bench._table import cell
 from iroot_solve.bench._winners import verdict
 
-SCHEMA = 1
 HEAD = """\
 # Results
 
 Each run is a folder `runs/<date>_<slug>_<device>_<commit>/`:
 
 - `manifest.json`: command, commit and whether the tree had changes, versions, device, threads, seed, date;
-- `raw/samples.jsonl`: one line for each timed call or solve, everything that was measured (`null` stands for a number
-  that is not finite); older runs have one file `samples.json`;
+- `raw/samples.jsonl`: one line for each timed call, solve or cell of a grid, everything that was measured (`null`
+  stands for a number that is not finite); older runs have one file `samples.json`;
 - `report.md`, `summary.csv`, `plots/`: made from these two alone; `iroot bench report RUN` makes them again;
 - `env/`: packages, torch's configuration, processor and GPU.
 
@@ -41,10 +41,10 @@ def index(runs: Path) -> str:
 
 def _row(run: Path) -> tuple[str, ...]:
     manifest: dict[str, Any] = json.loads((run / "manifest.json").read_text("utf-8"))
-    question, found = _own(run, manifest) if manifest.get("schema") == SCHEMA else _foreign(run, manifest)
+    question, found = _own(run, manifest) if by_bench(manifest) else _foreign(run, manifest)
     dirty = " (dirty tree)" if manifest.get("dirty") else ""
     link = f"[{manifest.get('slug', run.name)}]({run.parent.name}/{run.name}/report.md){dirty}"
-    device = manifest.get("device_name") or manifest.get("processor") or manifest.get("device", "–")
+    device = manifest.get("device_name") or manifest.get("device", "–")
     return link, str(manifest.get("date", "–")), cell(device), cell(question), cell(found)
 
 
@@ -54,7 +54,7 @@ def _own(run: Path, manifest: dict[str, Any]) -> tuple[str, str]:
 
 
 def _foreign(run: Path, manifest: dict[str, Any]) -> tuple[str, str]:
-    """Title of the report with the command, and its first sentence that does not repeat the manifest."""
+    """Question, or else title of the report with the command; its first sentence that does not repeat the manifest."""
     page = run / "report.md"
     paragraphs = page.read_text("utf-8").split("\n\n") if page.exists() else []
     title = next((text.removeprefix("# ").strip() for text in paragraphs if text.startswith("# ")), "–")
@@ -63,7 +63,7 @@ def _foreign(run: Path, manifest: dict[str, Any]) -> tuple[str, str]:
     known = [text for text in (command, commit) if text]
     sentences = re.split(r"(?<=\.)\s+", prose)
     said = next((text for text in sentences if text and not any(fact in text for fact in known)), "–")
-    return f"{title}; `{command}`" if command else title, said
+    return manifest.get("question") or (f"{title}; `{command}`" if command else title), said
 
 
 def rewrite(runs: Path) -> None:

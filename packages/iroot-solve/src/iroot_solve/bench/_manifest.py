@@ -1,4 +1,7 @@
-"""How the samples of a run were made: `manifest.json`, and the facts about the machine beside it."""
+"""How the samples of a run were made: `manifest.json`, and the facts about the machine beside it.
+
+Every run has one, whatever made it: `iroot bench`, the gallery, a script in `benchmarks`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
@@ -50,11 +53,13 @@ KEYS: dict[str, tuple[type, ...]] = {
     "trials": COUNT,
     "timing_reps": COUNT,
     "timing_warmup_reps": COUNT,
-    "started": TEXT,
+    "started": (str, type(None)),  # not known of the oldest runs
     "finished": (str, type(None)),
     "ab": (dict, type(None)),
     "clocks": (dict, type(None)),
 }
+# What `iroot bench` says of its samples, all or none; other programs have keys of their own in their place.
+BENCH = frozenset({"tol", "dtype", *LISTS, "trials", "timing_reps", "timing_warmup_reps", "ab"})
 AB = ("label_a", "label_b", "extra_args_a", "extra_args_b")
 # What has to be the same where a run goes on.
 HOME = ("commit", "dirty", "device_name", "threads", "python", "versions")
@@ -80,6 +85,26 @@ def describe(device: torch.device, needs: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
+def begin(facts: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that starts now; its end is not known yet.
+
+    Args:
+        facts: All keys but the schema, the date and the times; keys of the program's own come last.
+
+    Raises:
+        ValueError: Names the first key that is missing or wrong.
+    """
+    found = {"schema": SCHEMA, "date": date.today().isoformat(), **facts, "started": now(), "finished": None}
+    manifest = {key: found[key] for key in (*KEYS, *found) if key in found}
+    validate(manifest)
+    return manifest
+
+
+def by_bench(manifest: dict[str, Any]) -> bool:
+    """Whether `iroot bench` made the run; else its samples and its report are those of another program."""
+    return not BENCH.isdisjoint(manifest)
+
+
 def validate(manifest: dict[str, Any]) -> None:
     """Whether all keys are there, with values of the right kind.
 
@@ -89,7 +114,10 @@ def validate(manifest: dict[str, Any]) -> None:
     Raises:
         ValueError: Names the first key that is missing or wrong.
     """
+    bench = by_bench(manifest)
     for key, types in KEYS.items():
+        if key in BENCH and not bench:
+            continue
         if key not in manifest:
             raise ValueError(f"manifest: {key!r} is missing")
         value = manifest[key]
@@ -99,7 +127,8 @@ def validate(manifest: dict[str, Any]) -> None:
             raise ValueError(f"manifest: {key!r} holds something that is no name: {value!r}")
     if manifest["schema"] != SCHEMA:
         raise ValueError(f"manifest: 'schema' is {manifest['schema']!r}; this version reads {SCHEMA}")
-    missing = [key for key in AB if manifest["ab"] is not None and key not in manifest["ab"]]
+    sides = manifest.get("ab")
+    missing = [key for key in AB if sides is not None and key not in sides]
     if missing:
         raise ValueError(f"manifest: 'ab' lacks {missing[0]!r}")
 
@@ -113,17 +142,19 @@ def write(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A manifest that is valid.
+    """The valid manifest of a run of `iroot bench`.
 
     Args:
         path: A `manifest.json`.
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no JSON, or no manifest.
+        ValueError: It is no JSON, or no manifest, or that of another program's run.
     """
     manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
     validate(manifest)
+    if not by_bench(manifest):
+        raise ValueError(f"manifest: the run was made by `{manifest['command']}`, not by `iroot bench`")
     return manifest
 
 

@@ -2,6 +2,7 @@
 
 The arms of a problem run interleaved in one process, so that slow drifts of the machine meet all of them alike. The
 first call of an arm is not timed; its result is judged against the truth, and all later calls are of the same input.
+The spectrum of a point is that of its first trial, and goes with the first call of that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from iroot_solve.bench._arm import Arm, Problem
 from iroot_solve.bench._cases import Case, Point
 from iroot_solve.bench._problems import build, outline, relative_error, truth
 from iroot_solve.bench._samples import Sample
+from iroot_solve.bench._spectra import thinned
 
 Call = Callable[[], Tensor | SolveResult]
 Key = tuple[object, ...]
@@ -106,13 +108,17 @@ def measure(job: Job, settings: Settings, done: Collection[Key] = ()) -> Iterato
     if not arms:
         return
     problem = build(job.case, job.point, job.trial, settings.dtype, settings.device, settings.tol)
-    true = truth(problem)
+    true, described = truth(problem), next(turns(job, settings.reps)) if job.trial == 0 else None
+    spectrum = thinned(problem) if described in missing else None
     calls = {arm.name: prepared(arm, problem) for arm in arms}
     first = {name: _warmed_up(call, true, settings) for name, call in calls.items()}
     for name, rep in turns(job, settings.reps):
         if (name, rep) in missing and rep < settings.rounds(first[name][1]):
             ms, outcome = timed(calls[name], settings.device)
-            yield sample(job, settings, name, rep, {"ms": ms, **_account(outcome, first[name][0])})
+            found = {"ms": ms, **_account(outcome, first[name][0])}
+            if (name, rep) == described:
+                found["spectrum"] = spectrum
+            yield sample(job, settings, name, rep, found)
 
 
 def turns(job: Job, reps: int) -> Iterator[tuple[str, int]]:

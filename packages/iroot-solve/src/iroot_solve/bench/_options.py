@@ -34,7 +34,7 @@ class BenchOptions:
 
     Attributes:
         only: Part of the names of the cases.
-        arms: Names; none for all that are installed.
+        arms: Names; none for all that are installed but the variants, which are for studies of a default.
         trials: Random problems at each point, with seeds from 0.
         dtype: Of the inputs.
         device: Where it runs.
@@ -135,7 +135,7 @@ class BenchOptions:
 
     @property
     def chosen_arms(self) -> tuple[Arm, ...]:
-        """The arms of these names, or all that are installed."""
+        """The arms of these names, or all that are installed but the variants."""
         return _arms.choose(self.arms)
 
     @property
@@ -194,7 +194,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_sided(parser: argparse.ArgumentParser) -> None:
     """What the two sides of a comparison may have each its own of."""
-    parser.add_argument("--arms", type=_list, metavar="NAME,…", help="only these arms; default all installed")
+    parser.add_argument("--arms", type=_list, metavar="NAME,…", help="only these arms; default all but variants")
     parser.add_argument("--dtype", help=f"of the inputs: {', '.join(DTYPES)}; default float32")
     parser.add_argument("--device", help="where it runs, default cpu")
     parser.add_argument("--tol", type=float, help="target of the relative error, default that of the dtype")

@@ -35,6 +35,7 @@ from iroot_solve.bench._rows import (
     varying,
 )
 from iroot_solve.bench._samples import Sample
+from iroot_solve.bench._spectra_plot import SPECTRA, drawn, spectra
 
 # Okabe and Ito (2008), distinguishable with every kind of colour blindness; black is kept for `auto`. More lines than
 # these cannot be told apart anyway: the arms that are slowest at equal error become grey.
@@ -79,7 +80,7 @@ class Plot:
 
     Attributes:
         name: Of its file.
-        case: Whose rows it shows; `None`: those of all.
+        case: Whose rows it shows; `None`: those of all; `SPECTRA`: no rows.
         alt: What is to be seen on it, for those who do not see it.
         draw: Makes the figure.
     """
@@ -131,8 +132,8 @@ def plots(manifest: dict[str, Any], samples: Sequence[Sample]) -> dict[str, byte
         samples: Of the run.
 
     Returns:
-        SVG by file name: time against error for each case, against n and κ where there is more than one of them, and
-        the speed-up of `auto` where it ran beside others.
+        SVG by file name: time against error for each case, against n and κ where there is more than one of them, the
+        speed-up of `auto` where it ran beside others, and the spectra where the samples have them.
     """
     return {plot.name: _svg(plot.draw) for plot in sheet(manifest, samples)}
 
@@ -149,6 +150,9 @@ def sheet(manifest: dict[str, Any], samples: Sequence[Sample]) -> list[Plot]:
     if compared:
         alt = f"Heat map: how many times faster {AUTO} is than the best other arm within tol, by case, size and κ"
         made.append(Plot("speed-up.svg", None, alt, partial(_heat_map, compared, look)))
+    if found := spectra(samples):
+        alt = "Eigenvalues against their quantiles for each κ, a panel for the cases that share them"
+        made.append(Plot("spectra.svg", SPECTRA, alt, partial(drawn, found)))
     return made
 
 

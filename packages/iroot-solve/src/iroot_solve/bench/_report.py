@@ -21,6 +21,10 @@ DIRTY = (
     "> **The tree was dirty.** It had changes that are in no commit, so that {commit} alone does not say what was "
     "measured."
 )
+SPECTRA = (
+    "Of the matrix that the power is taken of, ridge included (singular values where it is not symmetric), in the "
+    "first random problem of each point, as it was passed. All matrices of a batch are taken together."
+)
 INTERRUPTED = "> **Interrupted.** What was measured until then is below."
 NOTE = (
     "Times are of single calls, all trials and rounds together. An arm is within tol where its true error, "
@@ -68,6 +72,8 @@ def report(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
         parts += [f"## {name}", _facts(case), table(case, tol), *found, *images.get(name, [])]
     if measured and not manifest["ab"]:
         parts += ["## Which arm wins where", overall(measured, tol), *images.get(None, [])]
+    if drawing and drawing.SPECTRA in images:
+        parts += [f"## {drawing.SPECTRA}", SPECTRA, *images[drawing.SPECTRA]]
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from iroot_solve.bench import _manifest, _samples
 from iroot_solve.bench._samples import Sample
 
 MANIFEST, SAMPLES, REPORT, CHECKSUMS = "manifest.json", Path("raw", "samples.jsonl"), "report.md", "CHECKSUMS"
+
+NAMESAKE = "--resume it, or choose another --run-name"
 
 
 @dataclass
@@ -33,15 +34,20 @@ class Run:
     folder: Path | None = None
     samples: list[Sample] = field(default_factory=list)
 
-    def open(self, runs: Path, device: torch.device) -> None:
+    def open(self, runs: Path, device: torch.device, advice: str = NAMESAKE) -> None:
         """Make its folder, with manifest and environment.
 
+        Args:
+            runs: Where.
+            device: What the environment is told of.
+            advice: What to do where there is a folder of that name.
+
         Raises:
-            ValueError: There is one of that name.
+            ValueError: There is one.
         """
         self.folder = runs / _manifest.folder_name(self.manifest)
         if self.folder.exists():
-            raise ValueError(f"--runs: {self.folder} is there already; --resume it, or choose another --run-name")
+            raise ValueError(f"{self.folder} is there already; {advice}")
         (self.folder / SAMPLES).parent.mkdir(parents=True)
         (self.folder / SAMPLES).touch()
         (self.folder / "env").mkdir()
@@ -66,6 +72,20 @@ class Run:
 
             render(self.folder)
 
+    def finish(self, page: str) -> None:
+        """Note that it is finished, in its folder, where another program than `iroot bench` made it.
+
+        Args:
+            page: Its report; the index of the runs beside it is written again.
+        """
+        from iroot_solve.bench._index import rewrite
+
+        assert self.folder is not None
+        self.manifest["finished"] = _manifest.now()
+        _manifest.write(self.folder / MANIFEST, self.manifest)
+        (self.folder / REPORT).write_text(page, "utf-8", newline="\n")
+        rewrite(self.folder.resolve().parent)
+
     def report(self) -> str:
         """The report as Markdown without the plots, which lie in the run's folder."""
         from iroot_solve.bench._report import report
@@ -77,18 +97,9 @@ def begin(facts: dict[str, Any]) -> Run:
     """A run that starts now.
 
     Args:
-        facts: Keys of the manifest, all but the times.
+        facts: See `_manifest.begin`.
     """
-    manifest = {
-        "schema": _manifest.SCHEMA,
-        "date": date.today().isoformat(),
-        **facts,
-        "started": _manifest.now(),
-        "finished": None,
-    }
-    manifest = {key: manifest[key] for key in _manifest.KEYS}
-    _manifest.validate(manifest)
-    return Run(manifest)
+    return Run(_manifest.begin(facts))
 
 
 def reopen(folder: Path) -> Run:

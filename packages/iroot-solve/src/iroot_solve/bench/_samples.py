@@ -34,6 +34,8 @@ class Sample:
         status: The library's, or "done"; "failed: <exception>" where the call raised (`ms` is what it took to raise).
         took: Strategy and precision taken, of own arms: "chebyshev/fp32"; else empty.
         products: Work by kind, of own arms.
+        spectrum: Decimal logarithms of eigenvalues of the problem from small to large, see `_spectra`; of one sample of
+            each point only, and not written without.
     """
 
     case: str
@@ -54,6 +56,7 @@ class Sample:
     status: str
     took: str
     products: dict[str, int]
+    spectrum: list[float | None] | None = None
 
 
 NAMES = tuple(field.name for field in fields(Sample))
@@ -62,6 +65,8 @@ NAMES = tuple(field.name for field in fields(Sample))
 def line(sample: Sample) -> str:
     """A sample as one line of JSON, which knows no NaN and no infinity: they become null."""
     record = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(sample).items()}
+    if sample.spectrum is None:
+        del record["spectrum"]
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 

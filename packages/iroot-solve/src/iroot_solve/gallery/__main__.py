@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from iroot_solve.bench._run import Run
 from iroot_solve.gallery._cases import CASES, POWERS
-from iroot_solve.gallery._record import manifest, write
+from iroot_solve.gallery._record import start, write
 from iroot_solve.gallery._survey import ARMS, Sample, survey
 from iroot_solve.gallery._table import rich_table, verdict
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [case for case in CASES if options.only.lower() in case.label.lower()]
     if not cases:
         _parser().error(f"argument --only: no case has {options.only!r} in its label")
+    run = _started(options)
     console = Console(width=max(WIDTH, Console().width))
     samples: list[Sample] = []
     for case in track(cases, description="gallery", console=Console(stderr=True), transient=True):
@@ -31,9 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(sample.arm == arm for sample in samples):
             console.print(rich_table(samples, arm))
     console.print(verdict(samples))
-    if options.out is not None:
-        facts = manifest(_command(options), options.slug, options.p)
-        console.print(f"written to {write(options.out, facts, samples).as_posix()}")
+    if run is not None:
+        console.print(f"written to {write(run, samples).as_posix()}")
     return int(any(sample.surprising for sample in samples))
 
 
@@ -44,6 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--p", type=int, nargs="+", default=list(POWERS), help="powers; default: 1 2 3 4 8")
     parser.add_argument("--slug", default="gallery", help="name of the run in its folder's name")
     return parser
+
+
+def _started(options: argparse.Namespace) -> Run | None:
+    """The run that is kept, where one is."""
+    if options.out is None:
+        return None
+    try:
+        return start(options.out, _command(options), options.slug, options.p)
+    except ValueError as taken:
+        _parser().error(f"argument --out: {taken}")
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -4,55 +4,46 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from iroot_solve.bench import _manifest
+from iroot_solve.bench._run import SAMPLES, Run, begin
 from iroot_solve.gallery._survey import ARMS, Sample
 from iroot_solve.gallery._table import NOTE, markdown, verdict
 
-PACKAGES = ("iroot-coeffs", "iroot-kernels", "iroot-precond", "iroot-solve", "torch", "numpy", "mpmath")
+QUESTION = "Is every result that says converged right, and does every other end with the status that is expected?"
+CPU = torch.device("cpu")
 
 
-def manifest(command: str, slug: str, powers: Sequence[int]) -> dict[str, Any]:
-    """How the samples were made."""
-    return {
-        "date": date.today().isoformat(),
-        "slug": slug,
-        "command": command,
-        "commit": _git("rev-parse", "--short", "HEAD") or "uncommitted",
-        "dirty": bool(_git("status", "--porcelain")),
-        "device": "cpu",
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "seed": 0,
-        "powers": list(powers),
-    }
+def start(out: Path, command: str, slug: str, powers: Sequence[int]) -> Run:
+    """A run that starts now, in its folder `out/<date>_<slug>_<device>_<commit>/`.
+
+    Raises:
+        ValueError: There is one of that name.
+    """
+    asked = {"slug": slug, "question": QUESTION, "hypothesis": "", "command": command}
+    run = begin({**asked, **_manifest.describe(CPU, ["mpmath"]), "powers": list(powers)})
+    run.open(out, CPU, "choose another --slug")
+    return run
 
 
-def write(out: Path, facts: dict[str, Any], samples: Sequence[Sample]) -> Path:
-    """Write `out/<date>_<slug>_<device>_<commit>/` and return it."""
-    folder = out / "_".join(facts[key] for key in ("date", "slug", "device", "commit"))
-    (folder / "raw").mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
+def write(run: Run, samples: Sequence[Sample]) -> Path:
+    """Write samples and report into the folder of a run, and return it."""
+    assert run.folder is not None
     lines = (json.dumps(_finite(asdict(sample)), ensure_ascii=False, allow_nan=False) for sample in samples)
-    (folder / "raw" / "samples.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
-    (folder / "report.md").write_text(report(facts, samples), "utf-8")
-    return folder
+    (run.folder / SAMPLES).write_text("".join(line + "\n" for line in lines), "utf-8")
+    run.finish(report(run.manifest, samples))
+    return run.folder
 
 
 def read_samples(folder: Path) -> list[Sample]:
     """The raw samples of a run."""
-    return [_sample(json.loads(line)) for line in (folder / "raw" / "samples.jsonl").read_text("utf-8").splitlines()]
+    return [_sample(json.loads(line)) for line in (folder / SAMPLES).read_text("utf-8").splitlines()]
 
 
 def _sample(record: dict[str, Any]) -> Sample:
@@ -66,7 +57,7 @@ def report(facts: dict[str, Any], samples: Sequence[Sample]) -> str:
     parts = [
         "# Gallery of hard spectra",
         f"{facts['date']}, commit {facts['commit']}{' (with changes)' if facts['dirty'] else ''}, "
-        f"{facts['processor']}, {facts['threads']} threads, Python {facts['python']}, {versions}. "
+        f"{facts['device_name']}, {facts['threads']} threads, Python {facts['python']}, {versions}. "
         f"Made by `{facts['command']}`.",
         verdict(samples),
         NOTE,
@@ -80,19 +71,3 @@ def report(facts: dict[str, Any], samples: Sequence[Sample]) -> str:
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no NaN and no infinity: they are written as null."""
     return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except ModuleNotFoundError:
-        return "not installed"
-
-
-def _git(*arguments: str) -> str:
-    """Output of git in the current folder; empty outside a checkout or where there is no git."""
-    try:
-        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return run.stdout.strip() if run.returncode == 0 else ""

@@ -1,0 +1,193 @@
+"""Variants: one thing differs, all else is equal. They run only when they are named in `--arms`.
+
+    form × precision   the kernels' two forms of the iteration, in every precision that they know
+    degrees            the product form in float32, with the degrees of its steps restricted
+    look               whole calls of the library that differ in how the lower end of the spectrum is found
+
+They are what decided defaults, kept so that the decision can be measured again; none is meant to be the fastest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from iroot_coeffs import Schedule, Step, addition_chain, plan
+from iroot_kernels import PRECISIONS, CoupledIteration, Polynomial, TripleIteration, Workspace, precision
+from iroot_precond import inflation, ritz_extremes, symmetric_action
+from torch import Tensor
+
+from iroot_solve._bridge import polynomial
+from iroot_solve._problem import read_problem
+from iroot_solve._result import SolveResult, SolveWorkspace
+from iroot_solve._solve import solve
+from iroot_solve._spd import read_options
+from iroot_solve.bench._arm import Arm, Problem
+
+DEGREES = tuple(range(1, 9))
+TRUNCATION_SHARE = 0.25
+LANCZOS_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the iteration for A^(-1/p).
+
+    Attributes:
+        name: In those of the arms.
+        start: (A, p, precision, workspace) ↦ its state.
+        q: How a step becomes a polynomial.
+        degrees: It is stable with.
+        orders: The p it exists for; empty for all.
+    """
+
+    name: str
+    start: Callable[[Tensor, int, str, Workspace], CoupledIteration | TripleIteration]
+    q: Callable[[Step], Polynomial]
+    degrees: tuple[int, ...]
+    orders: tuple[int, ...] = ()
+
+
+def _coupled(A: Tensor, p: int, name: str, ws: Workspace) -> CoupledIteration:
+    return CoupledIteration(A, p=p, chain=addition_chain(p), precision=name, workspace=ws)
+
+
+def _triple(A: Tensor, p: int, name: str, ws: Workspace) -> TripleIteration:
+    return TripleIteration(A, precision=name, workspace=ws)
+
+
+PRODUCT = Form("product", _coupled, polynomial, DEGREES)
+TRIPLE = Form("triple", _triple, lambda step: Polynomial.of_monomials(step.monomial), (1, 2), orders=(2,))
+
+
+def bounded(problem: Problem) -> tuple[Tensor, float]:
+    """(bounds of λmax `(…, 1, 1)`, κ of the interval to plan for): λmin ≥ θ/κ with θ ≤ λmax the largest Ritz value."""
+    A = problem.source.double()
+    _, high, beta = ritz_extremes(symmetric_action(A), A, min(LANCZOS_STEPS, A.shape[-1]))
+    bound = (high + beta) * inflation(A.shape[-1], A.dtype)
+    return bound[..., None, None], problem.kappa * float((bound / high).max())
+
+
+def planned(problem: Problem, kappa: float, degrees: Iterable[int]) -> Schedule:
+    """Steps on [1/κ, 1] whose truncation error is at most tol/4."""
+    return plan(problem.p, kappa=kappa, tol=TRUNCATION_SHARE * problem.tol, degrees=degrees)
+
+
+def by_form(name: str, form: Form, how: str, what: str, degrees: tuple[int, ...] | None = None) -> Arm:
+    """An arm of the kernels alone.
+
+    Args:
+        name: Of the arm.
+        form: Of the iteration.
+        how: Precision of its products.
+        what: What it is, for its page.
+        degrees: Of its steps, if not all that the form is stable with.
+    """
+    allowed = form.degrees if degrees is None else degrees
+
+    def applies(problem: Problem) -> bool:
+        wide = how == "fp64" or problem.source.dtype is not torch.float64
+        return problem.kind == "spd" and (not form.orders or problem.p in form.orders) and wide
+
+    def make(problem: Problem) -> Callable[[], Tensor]:
+        A, B, p, ws = problem.source, problem.B, problem.p, Workspace()
+        bound, kappa = bounded(problem)
+        steps = [form.q(step) for step in planned(problem, kappa, allowed)]
+        storage = precision(how).storage
+        shrink, grow = (1 / bound).to(storage), bound.pow(-1 / p).to(storage)
+
+        def call() -> Tensor:
+            S = A.to(storage) * shrink
+            state = form.start(S if S.ndim == 3 else S.unsqueeze(0), p, how, ws)
+            for i, q in enumerate(steps, start=1):
+                state.step(q, last=i == len(steps))
+            assert state.X is not None
+            X = state.X.view(A.shape) * grow
+            return (X if B is None else X @ B.to(storage)).to(A.dtype)
+
+        return call
+
+    page = (
+        f"{what} The root of A over a bound of λmax, then times B, by iroot-kernels alone: no symmetry check, no error "
+        "estimate, no fallback. It is told κ; bound (20 Lanczos steps in float64) and plan (truncation error at most "
+        "tol/4) are made outside the time. Source: this library."
+    )
+    return Arm(name, page, applies, make)
+
+
+def _in(form: Form, how: str, what: str) -> Arm:
+    """A form in a precision."""
+    found = precision(how)
+    emulated = "" if found.plane is None and how != "tf32" else ", which a CPU emulates: no time to judge by there"
+    rounded = f"products in {how} (u = 2^{math.log2(found.unit_roundoff):.0f}{emulated})"
+    return by_form(f"{form.name}-{how}", form, how, f"{form.name.capitalize()} form, {rounded}: {what}")
+
+
+PRODUCT_FORM = "Y ← Y·q(Y)^p, X ← X·q(Y), degrees 1 to 8 mixed, each q expanded about the middle of its interval."
+TRIPLE_FORM = (
+    "X ← q(P)·X, Y ← Y·q(P), P ← X·Y for p = 2, degrees 1 and 2 in powers of P: higher ones lose digits so, and "
+    "expanded about another point the form is unstable."
+)
+
+
+def mix(name: str, degrees: tuple[int, ...], what: str) -> Arm:
+    """The product form in float32 with these degrees."""
+    text = f"Product form, products in fp32, {what}. The `degrees-` arms differ in nothing else."
+    return by_form(f"degrees-{name}", PRODUCT, "fp32", text, degrees)
+
+
+def look(name: str, what: str, *, way: str = "auto", promised: bool = False) -> Arm:
+    """A whole call of the library, with one way to find the lower end of the spectrum.
+
+    Args:
+        name: After "look-".
+        what: The way in words, for the page.
+        way: `Options.look`.
+        promised: `kappa_max` is given.
+    """
+
+    def make(problem: Problem) -> Callable[[], SolveResult]:
+        A, B, workspace = problem.source, problem.B, SolveWorkspace()
+        direct = B is not None and 2 * B.shape[-1] <= A.shape[-1]
+
+        def call() -> SolveResult:
+            read = read_problem(A, B, p_val=problem.p, exponent=None, tol=problem.tol)
+            options = read_options(
+                read,
+                ridge=problem.ridge,
+                kappa_max=problem.kappa if promised else None,
+                strategy="direct-solve" if direct else "materialize-root",
+                on_failure="warn",
+            )
+            return solve(read, replace(options, look=way), workspace)
+
+        return call
+
+    page = (
+        f"`solve_spd` with the coupled iteration (acting on B where 2k ≤ n, else forming the root), {what}. Bound of "
+        "λmax, error estimate and fallbacks are those of every call, inside the time. Source: this library."
+    )
+    return Arm(f"look-{name}", page, lambda problem: problem.kind == "spd", make)
+
+
+FROM_LANCZOS = "λmin from 20 Lanczos steps, with the safety that Ritz values need"
+FROM_CHOLESKY = "λmin to a factor of two from a Cholesky factorisation and inverse iteration"
+FROM_HINT = (
+    "planned for λmin of 0.05 (the default `l_target`) times the row-sum bound, without a look: what is worse "
+    "conditioned climbs the ladder"
+)
+FROM_PROMISE = "λmin from the true κ as `kappa_max` and from the upper end, which 20 Lanczos steps find as ever"
+
+VARIANTS = (
+    *(_in(PRODUCT, how, PRODUCT_FORM) for how in PRECISIONS),
+    *(_in(TRIPLE, how, TRIPLE_FORM) for how in PRECISIONS),
+    mix("mixed", DEGREES, "with the degrees that the planner mixes, 1 to 8"),
+    mix("quadratic", (2,), "with steps of degree 2 only"),
+    mix("linear", (1,), "with steps of degree 1 only, the classical ones with better coefficients"),
+    look("lanczos", FROM_LANCZOS, way="lanczos"),
+    look("cholesky", FROM_CHOLESKY, way="cholesky"),
+    look("none", FROM_HINT, way="none"),
+    look("promised", FROM_PROMISE, promised=True),
+)
