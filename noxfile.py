@@ -29,6 +29,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "iroot-solve": ("iroot_solve", "fast_iroot"),
 }
 TEST_NEEDS = ("pytest", "hypothesis", "mpmath", "scipy", "sybil")
+# Its interpreter runs the kernels on a CPU.
+KERNEL_TEST_NEEDS = ("triton; platform_system == 'Linux'",)
 # For the tests of `iroot bench`.
 BENCH_TEST_NEEDS = ("matplotlib",)
 # What the sessions that test wheels leave out: `tests` runs it on the same code.
@@ -169,7 +171,7 @@ def benchmark_folders(packages: list[str]) -> list[str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests of the four packages and of the repository, every example of the docs, and the coverage."""
-    install_tree(session, *TEST_NEEDS, *BENCH_TEST_NEEDS, *REPO_TEST_NEEDS, *extra("iroot-solve", "rivals"))
+    install_tree(session, *TEST_NEEDS, *KERNEL_TEST_NEEDS, *BENCH_TEST_NEEDS, *REPO_TEST_NEEDS, *extra("iroot-solve", "rivals"))
     coverage = [] if session.posargs else ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}"]
     session.run("python", "-m", "pytest", *coverage, *session.posargs)
 
@@ -180,7 +182,7 @@ def alone(session: nox.Session, package: str) -> None:
     """One wheel with its declared needs only, tested outside the tree."""
     if found := undeclared_imports(package):
         session.error(f"{package} does not declare what it imports: {found}")
-    needs = BENCH_TEST_NEEDS if package == "iroot-solve" else ()
+    needs = {"iroot-kernels": KERNEL_TEST_NEEDS, "iroot-solve": BENCH_TEST_NEEDS}.get(package, ())
     install_wheels(session, with_siblings(package), *TEST_NEEDS, *needs)
     pytest_outside(session, [package], *QUICK, "packages")
 
@@ -188,7 +190,7 @@ def alone(session: nox.Session, package: str) -> None:
 @nox.session
 def combined(session: nox.Session) -> None:
     """The four wheels together, tested outside the tree."""
-    install_wheels(session, list(PACKAGES), *TEST_NEEDS, *BENCH_TEST_NEEDS)
+    install_wheels(session, list(PACKAGES), *TEST_NEEDS, *KERNEL_TEST_NEEDS, *BENCH_TEST_NEEDS)
     pytest_outside(session, list(PACKAGES), *QUICK, "packages")
 
 

@@ -155,14 +155,15 @@ def test_positive_exponents_start_from_the_matrix(p, exponent):
 @pytest.mark.parametrize("kappa", [1.05, 1e5])
 def test_the_search_counts_as_the_schedule_does(exponent, k_over_n, kappa):
     degrees = tuple(range(1, 9))
-    problem = _planner._Problem(4, exponent, kappa, 1e-3, k_over_n, degrees, degrees)
+    problem = _planner._Problem(4, exponent, kappa, 1e-3, k_over_n, degrees, degrees, degrees)
     found = _planner.search(problem, factored=True)
     assert found is not None
     assert found[0] == pytest.approx(_planner._realise(problem, found[1]).products(k_over_n))
 
 
 def test_a_last_degree_that_misses_is_raised():
-    problem = _planner._Problem(2, Fraction(-1, 2), 1e4, 1e-3, 0.02, _planner.NEAR_DEGREES, _planner.TABLE_DEGREES)
+    near, table = _planner.NEAR_DEGREES, _planner.TABLE_DEGREES
+    problem = _planner._Problem(2, Fraction(-1, 2), 1e4, 1e-3, 0.02, near, table, near)
     schedule = _planner._realise(problem, (2, 20))
     assert schedule.error <= 1e-3
     last = schedule.steps[-1]
@@ -196,6 +197,24 @@ def test_terminal_degrees_can_be_fixed():
     assert schedule.steps[-1].degree in (2, 16)
     schedule = plan(2, kappa=1e4, tol=1e-3, k_over_n=0.02, degrees=(2,))
     assert {step.degree for step in schedule} == {2}
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+@pytest.mark.parametrize("kappa", [1e2, 1e4, 1e6])
+def test_the_first_degree_can_be_kept_low(p, kappa):
+    """It is the cheapest with such a beginning: not dearer than any low first step and the best plan after it."""
+    low = plan(p, kappa=kappa, tol=1e-5, first_degrees=(1, 2))
+    assert low.steps[0].degree <= 2 and low.error <= 1e-5
+    assert low.products() >= plan(p, kappa=kappa, tol=1e-5).products()
+    for degree in (1, 2):
+        lo, hi = minimax(p, degree, 1 / kappa, 1.0).interval_after
+        # The rest is no beginning: its first step pays for X, too.
+        rest = plan(p, kappa=1.001 * hi / lo, tol=1e-5).products() + 1
+        begun = plan(p, kappa=kappa, tol=1e-5, degrees=(degree,)).steps[0]
+        update = {1: 1, 2: 2, 4: 3}[p]
+        assert begun.degree == degree and low.products() <= (degree - 1) + update + rest
+    with pytest.raises(ValueError, match="first_degrees"):
+        plan(p, kappa=kappa, tol=1e-5, first_degrees=(9,))
 
 
 def test_orders_beyond_the_table():

@@ -35,6 +35,22 @@ def test_spd(spd, rhs, truth, dtype, p, strategy, batch):
     assert _error(result.Z, truth(A, B, -1 / p)) <= _limit(dtype)
 
 
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("n", [1, 65, 200])
+def test_roots_are_made_of_symmetric_products(spd, truth, n, p):
+    """In two planes of fp16; more steps go on from the iterates in full products, float64 leaves the planes."""
+    A = spd(n, 1e2)
+    found = solve_spd(A.cuda(), None, p_val=p, strategy="materialize-root")
+    assert found.stats.precision == "fp16x3" and found.stats.fallbacks == ()
+    assert found.stats.products["square"] > 0
+    assert _error(found.Z, truth(A, None, -1 / p)) <= 1e-4
+    for kappa in (3e3, 1e6):
+        A = spd(200, kappa)
+        found = solve_spd(A.cuda(), None, p_val=p, strategy="materialize-root", kappa_max=10.0)
+        assert found.stats.status == "converged" and found.stats.fallbacks
+        assert _error(found.Z, truth(A, None, -1 / p)) <= 1e-4
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", [(200, 40), (30, 120)])
 @pytest.mark.parametrize("dual", [False, True])

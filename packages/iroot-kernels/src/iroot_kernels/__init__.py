@@ -20,6 +20,8 @@ from iroot_kernels._quadratic import (
     quadratics,
 )
 from iroot_kernels._series import SeriesResult, cayley_series, chebyshev_series
+from iroot_kernels._symmetric import has_form
+from iroot_kernels._symmetric_root import SymmetricRoot, Tiling, symmetric_products, tiling
 from iroot_kernels._triple import TripleIteration
 from iroot_kernels._uncoupled import UncoupledIteration
 from iroot_kernels._workspace import Workspace
@@ -34,6 +36,8 @@ __all__ = [
     "Precision",
     "Products",
     "SeriesResult",
+    "SymmetricRoot",
+    "Tiling",
     "TripleIteration",
     "UncoupledIteration",
     "Workspace",
@@ -45,6 +49,7 @@ __all__ = [
     "chebyshev_apply",
     "chebyshev_series",
     "golub_kahan_apply",
+    "has_form",
     "increment",
     "inverse_proot_pe_quadratic_coupled",
     "inverse_proot_pe_quadratic_uncoupled",
@@ -53,4 +58,6 @@ __all__ = [
     "multiplication",
     "precision",
     "quadratics",
+    "symmetric_products",
+    "tiling",
 ]

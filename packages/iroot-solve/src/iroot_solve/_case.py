@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from iroot_coeffs import Schedule, Step
-from iroot_kernels import multiplication, precision, quadratics
+from iroot_kernels import multiplication, precision, quadratics, symmetric_products
 from iroot_precond import ritz_extremes, symmetric_action
 from torch import Tensor
 
@@ -168,7 +168,13 @@ class Case:
         planned = candidate.schedule if isinstance(candidate.schedule, Schedule) else None
         schedule = self.given_schedule(low, high) or planned or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
-        return Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan).run()
+        return Iteration(S, B, schedule, direct, self._products(candidate), self.ws, self.problem.tol, replan).run()
+
+    def _products(self, candidate: Candidate) -> str:
+        """The precision of the products: on a device float32's accuracy is had sooner from two planes of fp16."""
+        free = candidate.strategy == "materialize-root" and self.options.precision == "auto"
+        planes = free and candidate.precision == "fp32" and symmetric_products(self.problem.A.device)
+        return "fp16x3" if planes else candidate.precision
 
     def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
         """A Chebyshev sum for a spectrum in [low, high]."""

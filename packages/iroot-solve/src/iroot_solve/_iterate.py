@@ -6,10 +6,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from iroot_coeffs import Schedule, addition_chain
-from iroot_kernels import CoupledIteration, Products, Workspace, apply_polynomial
+from iroot_kernels import (
+    CoupledIteration,
+    Products,
+    SymmetricRoot,
+    Workspace,
+    apply_polynomial,
+    has_form,
+    symmetric_products,
+)
 from iroot_precond import ritz_extremes
 from torch import Tensor
 
@@ -64,22 +73,60 @@ class Iteration:
     ) -> Outcome:
         """The root, chunk by chunk; Y and X before the last step are kept for `resume`."""
         X, before = self.ws.like("root", S), _Work.of(products)
-        for first in range(0, S.shape[0], self._chunk()):
-            part = slice(first, first + self._chunk())
-            state = self._start(S[part], self._on(None, part) if start is None else start[part], products)
-            for step in schedule.steps[:-1]:
-                state.step(polynomial(step))
-            self.ws.like("Y before", S)[part].copy_(state.Y)
-            if resume is not None and state.X is not None:
-                self.ws.like("X before", S)[part].copy_(state.X)
-            state.step(polynomial(schedule.steps[-1]), last=True)
-            assert state.X is not None
-            plus_transpose(state.X, X[part]).mul_(0.5)
+        symmetric = start is None and self._has_symmetric_products(schedule, products)
+        make = self._by_symmetric_products if symmetric else partial(self._by_full_products, start=start)
+        state = make(S, schedule, products, X, resume is not None)
         Y = self.ws.like("Y before", S)
         outcome = self._outcome(state, _action(X, self.ws), _times(X, self.B, self.ws), before, resume, Y, norm(X))
         if schedule.exponent < 0:
             outcome.again, outcome.holds = partial(_again, X, norm(X), self.precision, str(outcome.schedule)), (X,)
         return outcome
+
+    def _by_full_products(
+        self, S: Tensor, schedule: Schedule, products: Products, X: Tensor, keep: bool, start: Tensor | None
+    ) -> CoupledIteration:
+        """All steps into X, chunk by chunk; with `keep`, X before the last one stays, as Y does."""
+        *body, end = [polynomial(step) for step in schedule]
+        for first in range(0, S.shape[0], self._chunk()):
+            part = slice(first, first + self._chunk())
+            state = self._start(S[part], self._on(None, part) if start is None else start[part], products)
+            for q in body:
+                state.step(q)
+            self._keep(part, state.Y, state.X if keep else None)
+            state.step(end, last=True)
+            assert state.X is not None
+            plus_transpose(state.X, X[part]).mul_(0.5)
+        return state
+
+    def _by_symmetric_products(
+        self, S: Tensor, schedule: Schedule, products: Products, X: Tensor, keep: bool
+    ) -> SymmetricRoot:
+        """The same on a device."""
+        p = schedule.p
+        state = SymmetricRoot(
+            [polynomial(step) for step in schedule],
+            p=p,
+            power=schedule.power,
+            chain=addition_chain(p),
+            upper=schedule.steps[0].hi,
+            precision=products,
+            workspace=self.ws,
+        )
+        X.copy_(state(S))
+        assert state.Y is not None
+        self._keep(slice(None), state.Y, state.before() if keep and len(schedule) > 1 else None)
+        return state
+
+    def _has_symmetric_products(self, schedule: Schedule, products: Products) -> bool:
+        """Whether the root can be made of them on this device."""
+        fits = products.how.plane is not None and schedule.exponent < 0
+        return fits and symmetric_products(self.S.device) and all(has_form(polynomial(step)) for step in schedule)
+
+    def _keep(self, part: slice, Y: Tensor, X: Tensor | None) -> None:
+        """The iterates before the last step, for `resume`."""
+        self.ws.like("Y before", self.S)[part].copy_(Y)
+        if X is not None:
+            self.ws.like("X before", self.S)[part].copy_(X)
 
     def _chunk(self) -> int:
         """Matrices whose iterates fit into the cache together."""
@@ -126,16 +173,16 @@ class Iteration:
 
         return power
 
-    def _drift(self, state: CoupledIteration) -> Action:
+    def _drift(self, state: CoupledIteration | SymmetricRoot) -> Action:
         """W ↦ (1 − q/s)·(Y·q(Y)^s − I)·W with the last step's q, which was not applied to Y: the truncation error.
 
         W = A·X^(s−q) tends to A^(q/s) as Y = A·X^s tends to I.
         """
-        q, exact = state.last, Products("fp64")
-        assert q is not None
+        q, last, exact = state.last, state.Y, Products("fp64")
+        assert q is not None and last is not None
 
         def drift(W: Tensor) -> Tensor:
-            Y = self.ws.buffer("wide Y", state.Y.shape, W.dtype, W.device).copy_(state.Y)
+            Y = self.ws.buffer("wide Y", last.shape, W.dtype, W.device).copy_(last)
             U = torch.bmm(Y, W)
             for i in range(self.schedule.p):
                 U = apply_polynomial(q, Y, U, exact, self.ws, f"drift{i % 2}")
@@ -145,7 +192,7 @@ class Iteration:
 
     def _outcome(
         self,
-        state: CoupledIteration,
+        state: CoupledIteration | SymmetricRoot,
         power: Power,
         Z: Tensor | None,
         before: _Work,
@@ -177,7 +224,7 @@ class Iteration:
             finish=lambda y: y * last(y) ** p,
         )
 
-    def _resume_root(self, state: CoupledIteration) -> Outcome | None:
+    def _resume_root(self, state: CoupledIteration | SymmetricRoot) -> Outcome | None:
         """More steps from Y and X before the last one."""
         alone = len(self.schedule) == 1
         Y = self.S if alone else self.ws.like("Y before", self.S)
@@ -253,7 +300,7 @@ def _action(X: Tensor, ws: Workspace) -> Power:
     return power
 
 
-Resume = Callable[[CoupledIteration], "Outcome | None"]
+Resume = Callable[[Any], "Outcome | None"]
 
 
 @dataclass(frozen=True)

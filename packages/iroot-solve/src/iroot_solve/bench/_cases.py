@@ -94,19 +94,25 @@ CASES: tuple[Case, ...] = (
     Case("Batch 256x64 p=4", "spd", 4, _batch(256, 64, 64), root=True),
 )
 
+# Roots of the sizes that a GPU is for; run where they are asked for by name.
+LARGE: tuple[Case, ...] = tuple(
+    Case(f"Large root p={p}", "spd", p, _single([(n, n) for n in (1024, 2048, 4096)], (1e2, 1e4, 1e6)), root=True)
+    for p in (1, 2, 4)
+)
+
 
 def names() -> tuple[str, ...]:
     """Of all cases."""
-    return tuple(case.name for case in CASES)
+    return tuple(case.name for case in (*CASES, *LARGE))
 
 
 def select(only: str) -> tuple[Case, ...]:
-    """The cases with this in their name, in any case of letters; all for "".
+    """The cases with this in their name, in any case of letters; the maintained matrix for "".
 
     Raises:
         ValueError: There is none.
     """
-    found = tuple(case for case in CASES if only.lower() in case.name.lower())
+    found = tuple(case for case in (*CASES, *(LARGE if only else ())) if only.lower() in case.name.lower())
     if not found:
         raise ValueError(f"--only: no case has {only!r} in its name; there are: {', '.join(names())}")
     return found
@@ -118,7 +124,7 @@ def named(name: str) -> Case:
     Raises:
         ValueError: There is none.
     """
-    for case in CASES:
+    for case in (*CASES, *LARGE):
         if case.name == name:
             return case
     raise ValueError(f"there is no case {name!r}; there are: {', '.join(names())}")

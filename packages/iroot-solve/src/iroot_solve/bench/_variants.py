@@ -15,11 +15,23 @@ from dataclasses import dataclass, replace
 
 import torch
 from iroot_coeffs import Schedule, Step, addition_chain, plan
-from iroot_kernels import PRECISIONS, CoupledIteration, Polynomial, TripleIteration, Workspace, precision
+from iroot_kernels import (
+    PRECISIONS,
+    CoupledIteration,
+    Polynomial,
+    SymmetricRoot,
+    Tiling,
+    TripleIteration,
+    Workspace,
+    precision,
+    symmetric_products,
+    tiling,
+)
 from iroot_precond import inflation, ritz_extremes, symmetric_action
 from torch import Tensor
 
 from iroot_solve._bridge import polynomial
+from iroot_solve._choose import on_device
 from iroot_solve._problem import read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._solve import solve
@@ -28,6 +40,7 @@ from iroot_solve.bench._arm import Arm, Problem
 
 DEGREES = tuple(range(1, 9))
 TRUNCATION_SHARE = 0.25
+Tilings = Callable[[int, int, int], Tiling]
 LANCZOS_STEPS = 20
 
 
@@ -132,6 +145,64 @@ TRIPLE_FORM = (
 )
 
 
+def symmetric(name: str, how: str, what: str, choose: Tilings = tiling, captured: bool = False) -> Arm:
+    """The root by symmetric products.
+
+    Args:
+        name: After "symmetric-".
+        how: Precision of the products.
+        what: It is, for its page.
+        choose: Of the tiles.
+        captured: Replay a captured graph of it.
+    """
+
+    def applies(problem: Problem) -> bool:
+        fits = problem.kind == "spd" and problem.source.dtype is not torch.float64
+        return fits and symmetric_products(problem.source.device)
+
+    def make(problem: Problem) -> Callable[[], Tensor]:
+        A, B, p = problem.source, problem.B, problem.p
+        bound, kappa = bounded(problem)
+        tol = TRUNCATION_SHARE * problem.tol
+        schedule = plan(problem.p, kappa=kappa, tol=tol, **on_device(kappa)).rescaled(float(bound.max()))
+        steps = [polynomial(step) for step in schedule]
+        chain, upper = addition_chain(p), schedule.steps[0].hi
+        root = SymmetricRoot(steps, p=p, chain=chain, upper=upper, precision=how, choose=choose)
+
+        def call() -> Tensor:
+            X = root(A.float().reshape(-1, *A.shape[-2:])).reshape(A.shape)
+            return (X if B is None else X @ B.float()).to(A.dtype)
+
+        return _captured(call) if captured else call
+
+    page = (
+        f"Product form by symmetric products, {what}. Degrees 1, 2, 3, 4 and 8, the first 1 or 2 for κ > 1e3; the "
+        "bound of λmax is within the first step. It is told κ; bound and plan are made outside the time, as for "
+        "`product-`; no symmetry check, no error estimate, no fallback. On CUDA with Triton. Source: this library."
+    )
+    return Arm(f"symmetric-{name}", page, applies, make)
+
+
+def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The call as one graph; what it returns is the same memory every time."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        Z = call()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return Z
+
+    return replay
+
+
+def _deep(N: int, planes: int, step: int) -> Tiling:
+    """Deep blocks in every step, the first too."""
+    return tiling(N, planes, step + 1)
+
+
 def mix(name: str, degrees: tuple[int, ...], what: str) -> Arm:
     """The product form in float32 with these degrees."""
     text = f"Product form, products in fp32, {what}. The `degrees-` arms differ in nothing else."
@@ -181,6 +252,9 @@ FROM_HINT = (
 FROM_PROMISE = "λmin from the true κ as `kappa_max` and from the upper end, which 20 Lanczos steps find as ever"
 
 VARIANTS = (
+    *(symmetric(how, how, f"products in {how}") for how in ("fp16x3", "bf16x3", "fp16", "bf16")),
+    symmetric("captured", "fp16x3", "products in fp16x3, replayed as one CUDA graph", captured=True),
+    symmetric("deep", "fp16x3", "products in fp16x3 with blocks of 64 along K in every step, the first too", _deep),
     *(_in(PRODUCT, how, PRODUCT_FORM) for how in PRECISIONS),
     *(_in(TRIPLE, how, TRIPLE_FORM) for how in PRECISIONS),
     mix("mixed", DEGREES, "with the degrees that the planner mixes, 1 to 8"),

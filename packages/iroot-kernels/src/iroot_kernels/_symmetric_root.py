@@ -1,0 +1,202 @@
+"""Running a compiled iteration where the kernels are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iroot_kernels._chain import Chain, binary_chain, check_chain
+from iroot_kernels._polynomial import Polynomial
+from iroot_kernels._products import Products
+from iroot_kernels._symmetric import ROOT, X_SLOT, Y_SLOT, Program, compiled
+from iroot_kernels._workspace import Workspace
+
+# All sizes are padded with zeros to a multiple of the smaller tile.
+TILE = 64
+# A matrix has fewer numbers than int32, and so have all planes rows.
+MOST = 2**31 - 1
+LARGE = 3072
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a product is cut.
+
+    Attributes:
+        size: Rows and columns of a tile.
+        depth: Of a block along K. Tensor cores add up a block in less than float32, so that its depth is in the error.
+        warps, stages: Of a program.
+    """
+
+    size: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def tiling(N: int, planes: int, step: int) -> Tiling:
+    """The fastest of those that were measured on an H200 (n = 512 … 4096).
+
+    The first step meets the smallest eigenvalues, and its rounding is nearly all of the error: half as deep a block
+    halves it, at a fifth more time for this step. In later steps it gains nothing.
+    """
+    fine = step == 0 and planes == 2
+    if N >= LARGE and N % (2 * TILE) == 0:
+        return Tiling(128, 32, 8, 4) if fine else Tiling(128, 64, 8, 3)
+    if fine or N % 128:  # blocks of one plane go in pairs, and these must fill N
+        return Tiling(64, 32, 4, 4)
+    return Tiling(64, 64, 4, 3)
+
+
+@lru_cache(maxsize=8)
+def symmetric_products(device: torch.device) -> bool:
+    """Whether `SymmetricRoot` runs on the device: CUDA (compute capability 8 or more) with Triton installed."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+class SymmetricRoot:
+    """A^(-q/s) of symmetric matrices by fixed steps, made of symmetric products: half the work of full ones.
+
+    For a GPU with Triton (`symmetric_products`). It launches a kernel for each product, one for two of them where they
+    may share it, and nothing else; nothing is read back, so that it can be captured in a graph. Results are the same
+    bits in every run.
+
+    Args:
+        steps: The polynomials, of degree 1, 2, 3, 4, or 8 with factors (`has_form`).
+        p: Y ← Y·q^p.
+        power: X ← X·q^power: 1 for A^(-1/p), q for A^(-q/p).
+        chain: Addition chain that ends at p; square-and-multiply by default.
+        upper: Bound of λmax that the steps were made for.
+        precision: fp16x3, bf16x3, fp16 or bf16, or `Products` that already count.
+        workspace: Buffers to use: 36·n² to 44·n² bytes for each matrix in two planes.
+        choose: (N, planes, step) ↦ `Tiling`.
+
+    Attributes:
+        X: The root, a view of the workspace.
+        Y: The iterate before the last step, likewise.
+        steps: Steps taken.
+        last: The polynomial of the last one.
+        products: The products used, with their counts.
+
+    Example:
+        >>> import torch
+        >>> from iroot_kernels import Polynomial, SymmetricRoot, symmetric_products
+        >>> if symmetric_products(torch.device("cuda", 0)) if torch.cuda.is_available() else False:
+        ...     A = torch.tensor([[[0.5, 0.1], [0.1, 0.4]]], device="cuda")
+        ...     newton_schulz = Polynomial.of_monomials((1.5, -0.5))
+        ...     X = SymmetricRoot([newton_schulz] * 8, p=2)(A)
+        ...     assert torch.dist(X @ A @ X, torch.eye(2, device="cuda")) < 1e-5
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Polynomial],
+        *,
+        p: int,
+        power: int = 1,
+        chain: Chain | None = None,
+        upper: float = 1.0,
+        precision: str | Products = "fp16x3",
+        workspace: Workspace | None = None,
+        choose: Callable[[int, int, int], Tiling] = tiling,
+    ) -> None:
+        self.products = precision if isinstance(precision, Products) else Products(precision)
+        chain = binary_chain(p) if chain is None else tuple(chain)
+        check_chain(chain, p)
+        self.program = compiled(tuple(steps), p, power, chain, self.products.how.name, upper)
+        self.p, self.power, self.choose = p, power, choose
+        self.ws = self.products.ws = Workspace() if workspace is None else workspace
+        self.steps, self.last = len(steps), steps[-1]
+        self.X: Tensor | None = None
+        self.Y: Tensor | None = None
+        self._whole: Tensor | None = None
+
+    def __call__(self, A: Tensor) -> Tensor:
+        """The root of A.
+
+        Args:
+            A: `(b, n, n)` symmetric, float32, spectrum in (0, upper]. Its lower triangle is read.
+
+        Returns:
+            `X`, `(b, n, n)` float32. Cost: `program.products` products, each half of a full one.
+
+        Raises:
+            ValueError, TypeError: Another shape or dtype.
+        """
+        if A.ndim != 3 or A.shape[-1] != A.shape[-2]:
+            raise ValueError(f"A must have shape (b, n, n), not {tuple(A.shape)}")
+        if A.dtype is not torch.float32:
+            raise TypeError(f"A must be float32, not {A.dtype}")
+        n = A.shape[-1]
+        N = -(-n // TILE) * TILE
+        if max(N * N, self.program.planes * A.shape[0] * self.products.how.planes * N) > MOST:
+            raise ValueError(f"A has shape {tuple(A.shape)}: matrices this large, or this many, are for several calls")
+        whole, planes = self._buffers(A, N)
+        _run(self.program, A.contiguous(), whole, planes, self.choose)
+        self.products.square += self.program.products
+        self._whole = whole
+        self.X, self.Y = whole[ROOT, :, :n, :n], whole[Y_SLOT, :, :n, :n]
+        return self.X
+
+    def before(self) -> Tensor:
+        """X before the last step, `(b, n, n)`; only after more than one step."""
+        assert self._whole is not None and self.Y is not None and self.steps > 1
+        n = self.Y.shape[-1]
+        L = self._whole[X_SLOT, :, :n, :n].tril()
+        return L + L.tril(-1).mT
+
+    def _buffers(self, A: Tensor, N: int) -> tuple[Tensor, Tensor]:
+        """Slots in float32 and of planes."""
+        how, b = self.products.how, A.shape[0]
+        assert how.plane is not None
+        whole = self.ws.buffer("symmetric whole", (self.program.wholes, b, N, N), torch.float32, A.device)
+        shape = (self.program.planes, b, how.planes, N, N)
+        return whole, self.ws.buffer("symmetric planes", shape, how.plane, A.device)
+
+
+@lru_cache(maxsize=256)
+def _tables(program: Program, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The program on the device."""
+    ints = torch.tensor([job.ints for job in program.jobs], dtype=torch.int32)
+    floats = torch.tensor([job.floats for job in program.jobs], dtype=torch.float32)
+    return ints.to(device), floats.to(device)
+
+
+def _run(program: Program, A: Tensor, whole: Tensor, planes: Tensor, choose: Callable[[int, int, int], Tiling]) -> None:
+    """The first job on A, then one launch after the other."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from iroot_kernels import _symmetric_triton as kernels
+
+    (b, n), (stored, N) = A.shape[:2], planes.shape[2:4]
+    ints, floats = _tables(program, A.device)
+    rows = planes.view(-1, N)
+    described: dict[Tiling, Any] = {}
+    size, results = TILE, len(program.jobs[0].results)
+    kernels.enter[(_tiles(N, size) * b,)](
+        *(A, whole, planes, ints, floats, n, b, N, results, stored, size), num_warps=4
+    )
+    for launch in program.launches:
+        cut = choose(N, stored, launch.step)
+        if cut not in described:
+            described[cut] = TensorDescriptor.from_tensor(rows, [cut.size, cut.depth])
+        kernels.product[(_tiles(N, cut.size) * b * launch.count,)](
+            *(described[cut], whole, planes, ints, floats, launch.first, n, b, N),
+            *(launch.results, stored, cut.size, cut.depth),
+            num_warps=cut.warps,
+            num_stages=cut.stages,
+        )
+
+
+def _tiles(N: int, size: int) -> int:
+    """On and below the diagonal."""
+    m = N // size
+    return m * (m + 1) // 2

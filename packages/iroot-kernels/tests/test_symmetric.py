@@ -1,0 +1,198 @@
+"""Iterations compiled to symmetric products: the same polynomials, no hazards; the kernels under the interpreter."""
+
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from iroot_kernels import Polynomial, Products, SymmetricRoot, Tiling, Workspace, binary_chain, has_form
+from iroot_kernels._symmetric import DEGREES, ROOT, compiled
+
+# Degree 8 in three products; see `Polynomial.factors`. Any numbers make a polynomial.
+FACTORS = (0.1, -0.1, 0.2, 0.1, -0.2, 0.1, 0.05, -0.06, -0.9, -1.0)
+POWERS = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (7, 1), (8, 1), (11, 1), (3, 2), (7, 3)]
+
+
+def _eighth(center=0.45, half=0.5):
+    """The polynomial of FACTORS about a center."""
+    c1, c2, c3, c4, c5, c6, b2, b1, b0, sign = FACTORS
+    x = np.polynomial.Polynomial([0.0, 1.0])
+    y2 = x**2 * (c1 * x**2 + c2 * x)
+    q = sign * ((y2 + c3 * x**2 + c4 * x) * (y2 + c5 * x**2) + c6 * y2 + b2 * x**2 + b1 * x + b0)
+    return Polynomial(center, half, tuple(np.polynomial.chebyshev.poly2cheb(q.coef)), FACTORS)
+
+
+def _steps(degrees):
+    """Between 0.7 and 1.1 on [0, 1], so that Y stays there."""
+    generator = np.random.default_rng(0)
+    for degree in degrees:
+        t = generator.uniform(-0.05, 0.05, degree + 1)
+        yield _eighth() if degree == 8 else Polynomial(0.5, 0.5, (0.9 + t[0], *t[1:]))
+
+
+def _executed(program, A, check=lambda planes: None):
+    """A program in float64, with every operand read through its planes; all buffers of a launch are written late."""
+    wholes, planes, n = {}, {}, A.shape[-1]
+
+    def results(job, P):
+        found = []
+        for r in job.results:
+            alpha, beta, delta, gamma = r.factors
+            value = alpha * P + gamma * torch.eye(n, dtype=P.dtype)
+            value = value + (beta * wholes[job.C] if beta else 0) + (delta * wholes[job.D] if delta else 0)
+            found.append((r, value))
+        return found
+
+    def write(found):
+        for r, value in found:
+            if r.whole >= 0:
+                wholes[r.whole] = value
+            if r.planes >= 0:
+                check(r.scale * value)
+                planes[r.planes] = r.scale * value
+
+    write(results(program.jobs[0], A))
+    for launch in program.launches:
+        jobs = program.jobs[launch.first : launch.first + launch.count]
+        write([pair for job in jobs for pair in results(job, planes[job.left] @ planes[job.right])])
+    return wholes[ROOT]
+
+
+def _expected(steps, p, power, values):
+    """The same of numbers."""
+    x, y = np.ones_like(values), values.copy()
+    for q in steps:
+        r = q(y)
+        x, y = x * r**power, y * r**p
+    return x
+
+
+@pytest.mark.parametrize(("p", "power"), POWERS)
+@pytest.mark.parametrize("degrees", [(d,) for d in DEGREES] + [(d, 8 if d < 8 else 1, d) for d in DEGREES])
+def test_a_program_is_its_polynomials(spd, degrees, p, power):
+    steps = list(_steps(degrees))
+    program = compiled(tuple(steps), p, power, binary_chain(p), "fp16x3", 1.0)
+    A = spd(12, 30.0)[0]
+    values, V = torch.linalg.eigh(A)
+    largest = []
+    X = _executed(program, A, lambda planes: largest.append(float(planes.abs().max())))
+    expected = (V * torch.from_numpy(_expected(steps, p, power, values.numpy()))) @ V.mT
+    assert torch.dist(X, expected) <= 1e-10 * expected.norm()
+    # Entries lie below the norm; the grid that bounds it is fine, and planes have three bits to spare.
+    assert max(largest) <= 1.01 * 2.0**13 and program.products == len(program.jobs) - 1
+
+
+@pytest.mark.parametrize(("p", "power"), POWERS)
+@pytest.mark.parametrize("degrees", [(d, 8 if d < 8 else 1, d) for d in DEGREES])
+def test_nothing_is_written_that_is_read_at_the_same_time(degrees, p, power):
+    program = compiled(tuple(_steps(degrees)), p, power, binary_chain(p), "fp16x3", 1.0)
+    for launch in program.launches:
+        jobs = program.jobs[launch.first : launch.first + launch.count]
+        read = {slot for job in jobs for slot in (job.left, job.right)}
+        written = [r.planes for job in jobs for r in job.results if r.planes >= 0]
+        assert not read & set(written) and len(written) == len(set(written))
+        for job in jobs:
+            over = [r.whole in {job.C, job.D} - {-1} for r in job.results]
+            assert not any(over[:-1]), "what is written over C or D must be the last"
+            others = {r.whole for other in jobs if other is not job for r in other.results}
+            assert not {job.C, job.D} & others - {-1}
+
+
+@pytest.mark.parametrize(("p", "limit"), [(1, 36), (2, 36), (3, 40), (4, 40), (8, 44)])
+@pytest.mark.parametrize("degrees", [(8, 8, 8), (4, 4, 4), (1, 2, 8, 8), (1, 1, 1, 1)])
+def test_memory_of_two_planes(degrees, p, limit):
+    """Bytes over n²: four for a float32 slot, four for both planes of a slot."""
+    program = compiled(tuple(_steps(degrees)), p, 1, binary_chain(p), "fp16x3", 1.0)
+    assert 4 * program.wholes + 4 * program.planes <= limit
+
+
+def test_work_is_that_of_the_schedule():
+    """p = 2 by degrees 2, 8, 8: 1 + 2, 3 + 1 + 2 and 3 + 1 products; X and H of the middle step share a launch."""
+    program = compiled(tuple(_steps((2, 8, 8))), 2, 1, binary_chain(2), "fp16x3", 1.0)
+    assert program.products == 13 and len(program.launches) == 12
+
+
+@pytest.mark.parametrize(
+    ("steps", "precision", "message"),
+    [((), "fp16x3", "no steps"), ((5,), "fp16x3", "degree 5"), ((2,), "fp32", "has no planes")],
+)
+def test_what_has_no_form_is_an_error(steps, precision, message):
+    with pytest.raises(ValueError, match=message):
+        SymmetricRoot(list(_steps(steps)), p=2, precision=precision)
+
+
+def test_forms():
+    assert [d for d in range(1, 9) if has_form(next(_steps((d,))))] == list(DEGREES)
+    assert not has_form(Polynomial(0.5, 0.5, (1.0,) * 9)), "degree 8 needs its factors"
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """The kernels on a CPU. What is decorated under the interpreter stays so: not where there is a GPU."""
+    if torch.cuda.is_available() or find_spec("triton") is None:
+        pytest.skip("needs triton, and no CUDA device")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.delitem(sys.modules, "iroot_kernels._symmetric_triton", raising=False)
+        yield
+
+
+SMALL, DEEP = Tiling(64, 32, 4, 2), Tiling(64, 64, 4, 2)
+CASES = [
+    *((n, 1, "fp16x3", 2, 1, (2, 8)) for n in (1, 3, 64, 65)),
+    *((40, 2, "fp16x3", p, power, (1, 4)) for p, power in ((1, 1), (3, 1), (4, 1), (3, 2))),
+    *((40, 1, "fp16x3", 2, 1, (degree,)) for degree in DEGREES),
+    # The interpreter does not know bfloat16.
+    *((130, 2, name, 2, 1, (4, 3)) for name in ("fp16x3", "fp16")),
+]
+ROUNDING = {"fp16x3": 2e-6, "fp16": 3e-3}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(("n", "batch", "name", "p", "power", "degrees"), CASES)
+def test_kernels_under_the_interpreter(spd, interpreted, n, batch, name, p, power, degrees):
+    """Tiles, mirrors, padding, jobs that share a launch and the tables: against the same polynomials of numbers."""
+    steps = list(_steps(degrees))
+    A = spd(n, 10.0, batch).float()
+    choose = (lambda N, planes, step: SMALL) if n != 64 else (lambda N, planes, step: DEEP if planes == 2 else SMALL)
+    root = SymmetricRoot(steps, p=p, power=power, precision=name, workspace=_Poisoned(), choose=choose)
+    X = root(A)
+    values, V = torch.linalg.eigh(A.double())
+    x = torch.from_numpy(_expected(steps, p, power, values.numpy()))
+    expected = V @ (x.unsqueeze(-1) * V.mT)
+    assert X.shape == A.shape and torch.equal(X, X.mT)
+    assert torch.dist(X.double(), expected) <= ROUNDING[name] * expected.norm()
+    if len(steps) > 1:
+        before = SymmetricRoot(steps[:-1], p=p, power=power, precision=name, choose=choose)(A)
+        assert torch.dist(root.before(), before) <= ROUNDING[name] * before.norm()
+        y = torch.from_numpy(values.numpy() * _expected(steps[:-1], p, 1, values.numpy()) ** p)
+        Y = V @ (y.unsqueeze(-1) * V.mT)
+        assert torch.dist(root.Y.double(), Y) <= 3 * ROUNDING[name] * Y.norm()
+    assert root.products.square == root.program.products
+
+
+class _Poisoned(Workspace):
+    """Buffers that nobody has written hold NaN."""
+
+    def buffer(self, name, shape, dtype, device):
+        held = super().buffer(name, shape, dtype, device)
+        return held.fill_(torch.nan)
+
+
+@pytest.mark.parametrize(("A", "error"), [(torch.eye(3), ValueError), (torch.eye(3).double()[None], TypeError)])
+def test_a_matrix_that_does_not_fit_is_an_error(A, error):
+    with pytest.raises(error, match="A must"):
+        SymmetricRoot(list(_steps((2,))), p=2)(A)
+
+
+def test_more_rows_than_can_be_counted_are_an_error():
+    A = torch.empty(1, 1, 1).expand(2**23, 1, 1)
+    with pytest.raises(ValueError, match="several calls"):
+        SymmetricRoot(list(_steps((2, 2))), p=2)(A)
+
+
+def test_counts_are_shared(interpreted):
+    products = Products("fp16x3")
+    SymmetricRoot(list(_steps((2,))), p=2, precision=products)(0.5 * torch.eye(3)[None])
+    assert products.square == 1

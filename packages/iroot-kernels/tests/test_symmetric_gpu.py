@@ -1,0 +1,107 @@
+"""Symmetric products on CUDA: accuracy over p, n and precision, same bits, no host, and capture in a graph."""
+
+import pytest
+import torch
+from iroot_kernels import CoupledIteration, SymmetricRoot, Workspace, symmetric_products
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+# Of the error at κ = 1e2 and 1e4, p = 1; p > 1 is better. Measured at n = 1024, with room for the eigenbasis.
+PROMISED = {"fp16x3": (6e-6, 3e-4), "bf16x3": (1e-4, 6e-3), "fp16": (8e-3, None), "bf16": (8e-2, None)}
+
+
+@pytest.mark.parametrize("name", PROMISED)
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 130, 257, 1000])
+def test_accuracy(name, p, n, spd, power, error, schedule):
+    A = spd(n, 1e2, batch=2 if n < 300 else 1, dtype=torch.float32)
+    root = SymmetricRoot(schedule(p, 1e2, (1, 2, 4)), p=p, precision=name)
+    assert error(root(A.cuda()), power(A, -1 / p)) <= PROMISED[name][0]
+
+
+@pytest.mark.parametrize("name", ["fp16x3", "bf16x3"])
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_accuracy_of_an_ill_conditioned_matrix(name, p, spd, power, error, schedule):
+    A = spd(512, 1e4, dtype=torch.float32)
+    root = SymmetricRoot(schedule(p, 1e4, (2, 4)), p=p, precision=name)
+    assert error(root(A.cuda()), power(A, -1 / p)) <= PROMISED[name][1]
+
+
+@pytest.mark.parametrize(("p", "power_of_q"), [(3, 2), (7, 3)])
+def test_other_exponents(p, power_of_q, spd, power, error, schedule):
+    A = spd(200, 1e2, dtype=torch.float32)
+    root = SymmetricRoot(schedule(p, 1e2, (2,)), p=p, power=power_of_q)
+    assert error(root(A.cuda()), power(A, -power_of_q / p)) <= 1e-5
+
+
+def test_large_matrices_take_large_tiles(schedule):
+    """Block diagonal of one small matrix: the truth is known, and every tile is reached."""
+    n, m = 3200, 64
+    small = torch.linalg.qr(torch.randn(m, m, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    small = (small * torch.logspace(0, -2, m, dtype=torch.float64)) @ small.mT
+    P = torch.randperm(n, generator=torch.Generator().manual_seed(1)).cuda()
+    A = torch.block_diag(*[small.float()] * (n // m)).cuda()[P][:, P]
+    values, V = torch.linalg.eigh(small)
+    truth = torch.block_diag(*[(V * values.rsqrt()) @ V.mT] * (n // m)).cuda()[P][:, P]
+    A = (A + A.mT) / 2
+    X = SymmetricRoot(schedule(2, 1e2, (2, 4)), p=2)(A[None])[0]
+    assert torch.dist(X.double(), truth) <= 1e-5 * truth.norm()
+
+
+def test_same_bits_symmetric_and_views(spd, schedule):
+    wide = torch.randn(300, 600, device="cuda")
+    wide[:, ::2] = spd(300, 1e2, dtype=torch.float32)[0].cuda()
+    A = wide[None, :, ::2]
+    root = SymmetricRoot(schedule(2, 1e2, (1, 2, 4)), p=2)
+    first = root(A).clone()
+    assert torch.equal(first, first.mT)
+    for _ in range(5):
+        assert torch.equal(root(A), first)
+    assert torch.equal(SymmetricRoot(schedule(2, 1e2, (1, 2, 4)), p=2)(A.contiguous()), first)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_no_synchronisation_and_nothing_new_on_the_second_call(spd, schedule):
+    A, workspace = spd(256, 1e2, dtype=torch.float32).cuda(), Workspace()
+    steps = schedule(2, 1e2, (2, 4))
+    SymmetricRoot(steps, p=2, workspace=workspace)(A)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        SymmetricRoot(steps, p=2, workspace=workspace)(A)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_allocated() == before
+
+
+def test_a_captured_root_answers_for_new_data(spd, power, error, schedule):
+    A = spd(192, 1e2, dtype=torch.float32).cuda()
+    root = SymmetricRoot(schedule(2, 1e2, (2, 4)), p=2)
+    root(A)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        X = root(A)
+    other = spd(192, 1e2, dtype=torch.float32, seed=5)
+    A.copy_(other)
+    graph.replay()
+    assert error(X, power(other, -1 / 2)) <= 1e-5
+
+
+def test_neighbours_do_not_disturb_one_another(spd, schedule):
+    A = spd(96, 1e2, batch=3, dtype=torch.float32).cuda()
+    root = SymmetricRoot(schedule(2, 1e2, (2, 4)), p=2)
+    alone = [root(A[i : i + 1]).clone() for i in range(3)]
+    A[1] = torch.nan
+    X = root(A)
+    assert torch.equal(X[:1], alone[0]) and torch.equal(X[2:], alone[2]) and bool(X[1].isnan().any())
+
+
+def test_products_are_counted_like_full_ones(spd, schedule):
+    A, steps = spd(128, 1e2, dtype=torch.float32).cuda(), schedule(2, 1e2, (2, 4))
+    root, full = SymmetricRoot(steps, p=2), CoupledIteration(A, p=2, precision="fp16x3")
+    root(A)
+    for i, q in enumerate(steps, start=1):
+        full.step(q, last=i == len(steps))
+    assert root.products.square == full.products.square
+    assert symmetric_products(A.device)
