@@ -171,7 +171,9 @@ def benchmark_folders(packages: list[str]) -> list[str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests of the four packages and of the repository, every example of the docs, and the coverage."""
-    install_tree(session, *TEST_NEEDS, *KERNEL_TEST_NEEDS, *BENCH_TEST_NEEDS, *REPO_TEST_NEEDS, *extra("iroot-solve", "rivals"))
+    install_tree(
+        session, *TEST_NEEDS, *KERNEL_TEST_NEEDS, *BENCH_TEST_NEEDS, *REPO_TEST_NEEDS, *extra("iroot-solve", "rivals")
+    )
     coverage = [] if session.posargs else ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}"]
     session.run("python", "-m", "pytest", *coverage, *session.posargs)
 

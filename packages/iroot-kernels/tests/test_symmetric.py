@@ -138,8 +138,9 @@ def interpreted():
         yield
 
 
-SMALL, DEEP = Tiling(64, 32, 4, 2), Tiling(64, 64, 4, 2)
+SMALL, DEEP, LARGE = Tiling(64, 32, 4, 2), Tiling(64, 64, 4, 2), Tiling(128, 32, 8, 2)
 CASES = [
+    *((200, 1, "fp16x3", p, 1, degrees) for p, degrees in ((2, (1, 4)), (4, (1, 8)))),
     *((n, 1, "fp16x3", 2, 1, (2, 8)) for n in (1, 3, 64, 65)),
     *((40, 2, "fp16x3", p, power, (1, 4)) for p, power in ((1, 1), (3, 1), (4, 1), (3, 2))),
     *((40, 1, "fp16x3", 2, 1, (degree,)) for degree in DEGREES),
@@ -155,7 +156,7 @@ def test_kernels_under_the_interpreter(spd, interpreted, n, batch, name, p, powe
     """Tiles, mirrors, padding, jobs that share a launch and the tables: against the same polynomials of numbers."""
     steps = list(_steps(degrees))
     A = spd(n, 10.0, batch).float()
-    choose = (lambda N, planes, step: SMALL) if n != 64 else (lambda N, planes, step: DEEP if planes == 2 else SMALL)
+    choose = {64: lambda N, planes, step: DEEP, 200: lambda N, planes, step: LARGE}.get(n, lambda *_: SMALL)
     root = SymmetricRoot(steps, p=p, power=power, precision=name, workspace=_Poisoned(), choose=choose)
     X = root(A)
     values, V = torch.linalg.eigh(A.double())
@@ -184,6 +185,13 @@ class _Poisoned(Workspace):
 def test_a_matrix_that_does_not_fit_is_an_error(A, error):
     with pytest.raises(error, match="A must"):
         SymmetricRoot(list(_steps((2,))), p=2)(A)
+
+
+def test_tiles_of_two_sizes_are_an_error(interpreted):
+    mixed = {0: SMALL, 1: LARGE}
+    root = SymmetricRoot(list(_steps((2, 2))), p=2, choose=lambda N, planes, step: mixed[step])
+    with pytest.raises(ValueError, match="one size"):
+        root(torch.eye(200)[None])
 
 
 def test_more_rows_than_can_be_counted_are_an_error():

@@ -23,11 +23,12 @@ CPU = torch.device("cpu")
 TOL = 1e-4
 N = 64
 ARMS = {arm.name: arm for arm in VARIANTS}
+SYMMETRIC = {name for name in ARMS if name.startswith("symmetric-")}
 
 
-def made(kappa=1e2, p=2, n=N, k=8, batch=1, root=False, dtype=torch.float32):
+def made(kappa=1e2, p=2, n=N, k=8, batch=1, root=False, dtype=torch.float32, device=CPU):
     case = Case("c", "spd", p, (), root=root)
-    return build(case, Point(n, n if root else k, kappa, batch=batch), 0, dtype, CPU, TOL)
+    return build(case, Point(n, n if root else k, kappa, batch=batch), 0, dtype, device, TOL)
 
 
 def error(name, problem):
@@ -78,7 +79,17 @@ def test_forms_apply_where_their_precision_is_not_less_than_what_is_passed():
     names = {name for name, arm in ARMS.items() if arm.applies(float64)}
     looks = {name for name in ARMS if name.startswith("look-")}
     assert names == {"product-fp64", "triple-fp64", *looks}
-    assert {name for name, arm in ARMS.items() if not arm.applies(made(p=4))} == {f"triple-{how}" for how in PRECISIONS}
+    left = {name for name, arm in ARMS.items() if not arm.applies(made(p=4))}
+    assert left == {f"triple-{how}" for how in PRECISIONS} | SYMMETRIC, "p = 2 only, or a GPU"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("problem", [{"p": 4}, {"p": 1}, {"root": True}, {"batch": 3, "k": 70}])
+def test_symmetric_products_answer_every_kind_of_problem(problem):
+    problem = made(**problem, device=torch.device("cuda", 0))
+    for name in ("symmetric-fp16x3", "symmetric-deep", "symmetric-captured"):
+        assert error(name, problem) <= TOL
 
 
 # Degrees -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ class SymmetricRoot:
         upper: Bound of λmax that the steps were made for.
         precision: fp16x3, bf16x3, fp16 or bf16, or `Products` that already count.
         workspace: Buffers to use: 36·n² to 44·n² bytes for each matrix in two planes.
-        choose: (N, planes, step) ↦ `Tiling`.
+        choose: (N, planes, step) ↦ `Tiling`, of one size for all steps.
 
     Attributes:
         X: The root, a view of the workspace.
@@ -179,24 +178,22 @@ def _run(program: Program, A: Tensor, whole: Tensor, planes: Tensor, choose: Cal
     (b, n), (stored, N) = A.shape[:2], planes.shape[2:4]
     ints, floats = _tables(program, A.device)
     rows = planes.view(-1, N)
-    described: dict[Tiling, Any] = {}
-    size, results = TILE, len(program.jobs[0].results)
-    kernels.enter[(_tiles(N, size) * b,)](
-        *(A, whole, planes, ints, floats, n, b, N, results, stored, size), num_warps=4
+    cuts = [choose(N, stored, step) for step in range(program.launches[-1].step + 1)] if program.launches else []
+    size = cuts[0].size if cuts else TILE
+    if any(cut.size != size for cut in cuts):
+        # A diagonal tile is written whole, and read whole: smaller ones leave holes in it.
+        raise ValueError(f"the tiles of all steps must be of one size, not {sorted({cut.size for cut in cuts})}")
+    count = N // size * (N // size + 1) // 2 * b
+    kernels.enter[(count,)](
+        *(A, whole, planes, ints, floats, n, b, N, len(program.jobs[0].results), stored, size),
+        num_warps=8 if size > TILE else 4,
     )
+    described = {cut: TensorDescriptor.from_tensor(rows, [cut.size, cut.depth]) for cut in set(cuts)}
     for launch in program.launches:
-        cut = choose(N, stored, launch.step)
-        if cut not in described:
-            described[cut] = TensorDescriptor.from_tensor(rows, [cut.size, cut.depth])
-        kernels.product[(_tiles(N, cut.size) * b * launch.count,)](
+        cut = cuts[launch.step]
+        kernels.product[(count * launch.count,)](
             *(described[cut], whole, planes, ints, floats, launch.first, n, b, N),
-            *(launch.results, stored, cut.size, cut.depth),
+            *(launch.results, stored, size, cut.depth),
             num_warps=cut.warps,
             num_stages=cut.stages,
         )
-
-
-def _tiles(N: int, size: int) -> int:
-    """On and below the diagonal."""
-    m = N // size
-    return m * (m + 1) // 2
