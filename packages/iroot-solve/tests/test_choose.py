@@ -77,7 +77,7 @@ def planted(monkeypatch):
         return {f"{name}{bits}": [cost * bits / 32] * 2 for name, cost in costs.items() for bits in (32, 64)}
 
     found = {"call": 0.002, "n": [8, 2048], "single": rows(5.0), "batched": rows(50.0)}
-    monkeypatch.setattr(_cost, "table", lambda: found)
+    monkeypatch.setattr(_cost, "table", lambda device: found)
     choose.cache_clear()
     yield
     choose.cache_clear()

@@ -9,7 +9,7 @@ import iroot_coeffs
 import pytest
 import torch
 from iroot_coeffs import Schedule, plan
-from iroot_solve import _calibrate, _cost, cli, explain
+from iroot_solve import _calibrate, _cost, _doctor, cli, explain
 
 
 def run(capsys, *words):
@@ -92,7 +92,7 @@ def test_doctor_tells_versions_threads_flags_backends_and_calibration(capsys):
 
 def test_doctor_calibrates(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("IROOT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(_calibrate, "_median_ms", lambda call, seconds=0.4: 0.5)
+    monkeypatch.setattr(_calibrate, "_median_ms", lambda call, seconds=0.4, device="cpu": 0.5)
     try:
         status, _ = run(capsys, "doctor", "--calibrate")
         assert status == 0 and (tmp_path / "calibration_cpu.json").exists()
@@ -115,14 +115,17 @@ def test_doctor_without_a_gpu(capsys, monkeypatch):
     assert ["cuda", "not in use", "no CUDA device was found"] in cells(output)
 
 
-def test_doctor_with_a_gpu(capsys, monkeypatch):
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_doctor_with_a_gpu(capsys, monkeypatch, backend):
     device = SimpleNamespace(name="Accelerator", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(_doctor, "symmetric_products", lambda device: backend == "triton")
     _, output = run(capsys, "doctor")
     assert ["cuda:0", "Accelerator, 80 GiB, sm_90"] in cells(output)
-    assert [row[1] for row in cells(output) if row[0] == "cuda"] == ["torch"]
+    assert [row[1] for row in cells(output) if row[0] == "cuda"] == [backend]
 
 
 def test_doctor_survives_flags_that_torch_refuses_to_read(capsys, monkeypatch):

@@ -47,7 +47,7 @@ def test_factorisations_cost_what_was_measured_and_their_products():
 
 
 def test_the_calibration_measures_every_operation(monkeypatch):
-    monkeypatch.setattr(_calibrate, "_median_ms", lambda call, seconds=0.4: (call(), 0.5)[1])
+    monkeypatch.setattr(_calibrate, "_median_ms", lambda call, seconds=0.4, device="cpu": (call(), 0.5)[1])
     monkeypatch.setattr(_calibrate, "SINGLE", (4, 8))
     monkeypatch.setattr(_calibrate, "BATCHED", (4,))
     found = json.loads(json.dumps(_calibrate.measure()))
@@ -57,6 +57,15 @@ def test_the_calibration_measures_every_operation(monkeypatch):
     assert found["batched"]["eigh64"] == [pytest.approx(0.5 / many, rel=1e-3)]
     assert found["batched"]["mm64"] == [pytest.approx(0.5 / min(many, _cost.chunk(4, 8)), rel=1e-3)]
     assert found["call"] == 0.5 / 1000
+
+
+def test_the_table_of_a_gpu_ships(monkeypatch, tmp_path):
+    """A calibration of this user's CPU says nothing of it."""
+    shipped = _cost.table("cuda")
+    assert set(shipped["single"]) == set(shipped["batched"]) == {*_cost.table()["single"], "symmetric32"}
+    assert _cost.milliseconds("symmetric32", 2048, 1, "cuda") < _cost.milliseconds("mm32", 2048, 1, "cuda")
+    assert _cost.milliseconds("mm32", 2048, 1, "cuda") < _cost.milliseconds("mm32", 2048) / 10
+    assert _cost.calls_ms(1, "cuda") > _cost.calls_ms(1)
 
 
 def test_the_median_of_calls_is_positive():

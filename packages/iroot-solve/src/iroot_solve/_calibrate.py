@@ -1,6 +1,6 @@
 """Measure the table that `_cost` interpolates: `iroot doctor --calibrate`, or `python -m iroot_solve._calibrate FILE`.
 
-No other work should run beside it.
+No other work should run beside it. `python -m iroot_solve._calibrate FILE cuda` measures a GPU: the table that ships.
 """
 
 from __future__ import annotations
@@ -14,23 +14,32 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
+from iroot_kernels import Polynomial, SymmetricRoot
 from torch import Tensor
 
 from iroot_solve._cost import chunk, machine
 
 SINGLE = (16, 32, 64, 128, 256, 512, 1024, 1536)
 BATCHED = (16, 32, 64, 128, 256)
+SINGLE_CUDA = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+BATCHED_CUDA = (16, 32, 64, 128, 256, 512)
+BATCH_CUDA = 256  # eigh of a batch takes seconds
 CACHE_BYTES = 16 << 20
 
 
-def _median_ms(call: Callable[[], object], seconds: float = 0.4) -> float:
-    call()
+def _median_ms(call: Callable[[], object], seconds: float = 0.4, device: str = "cpu") -> float:
+    def timed() -> float:
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    timed()
     times: list[float] = []
     stop = time.perf_counter() + seconds
     while len(times) < 3 or (time.perf_counter() < stop and len(times) < 200):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
+        times.append(timed())
     return 1e3 * statistics.median(times)
 
 
@@ -43,7 +52,7 @@ def _operations(A: Tensor, B: Tensor) -> dict[str, tuple[Callable[[], object], i
     batch, n, size, thin = A.shape[0], A.shape[-1], A.element_size(), torch.empty_like(B)
     count = max(1, CACHE_BYTES // (2 * A.numel() * size)) if batch == 1 else 1
     turn = cycle([(A.clone(), torch.empty_like(A)) for _ in range(min(count, 64))])
-    part = A[: chunk(n, size)]
+    part = A[: chunk(n, size)] if A.device.type == "cpu" else A
     out = torch.empty_like(part)
 
     def one_product() -> object:
@@ -64,34 +73,50 @@ def _operations(A: Tensor, B: Tensor) -> dict[str, tuple[Callable[[], object], i
     }
 
 
-def _measure(n: int, many: bool) -> dict[str, float]:
+def _symmetric(A: Tensor) -> tuple[Callable[[], object], int]:
+    """A root by symmetric products, and how many of them."""
+    newton_schulz = Polynomial.of_monomials((1.5, -0.5))
+    root, bound = SymmetricRoot([newton_schulz] * 6, p=2), A.sum(-1).amax()
+    S = A / bound
+    return lambda: root(S), root.program.products * A.shape[0]
+
+
+def _measure(n: int, many: bool, device: str = "cpu") -> dict[str, float]:
     """Milliseconds per matrix of every operation in both precisions, for one matrix or one of many."""
     found = {}
     for dtype, bits in ((torch.float32, 32), (torch.float64, 64)):
-        batch = max(64, CACHE_BYTES // (n * n * dtype.itemsize)) if many else 1
-        G = torch.randn(batch, n, n, dtype=dtype, generator=torch.Generator().manual_seed(n))
-        A = torch.bmm(G, G.mT) / n + torch.eye(n, dtype=dtype)
-        B = torch.randn(batch, n, 16, dtype=dtype)
-        for name, (call, matrices) in _operations(A, B).items():
-            found[f"{name}{bits}"] = _median_ms(call) / matrices
+        batch = max(64, CACHE_BYTES // (n * n * dtype.itemsize)) if device == "cpu" else BATCH_CUDA
+        batch = batch if many else 1
+        G = torch.randn(batch, n, n, dtype=dtype, generator=torch.Generator().manual_seed(n)).to(device)
+        A = torch.bmm(G, G.mT) / n + torch.eye(n, dtype=dtype, device=device)
+        B = torch.randn(batch, n, 16, dtype=dtype, device=device)
+        operations = _operations(A, B)
+        if device == "cuda" and bits == 32:
+            operations["symmetric"] = _symmetric(A)
+        for name, (call, matrices) in operations.items():
+            found[f"{name}{bits}"] = _median_ms(call, device=device) / matrices
     return found
 
 
-def _call_ms() -> float:
+def _call_ms(device: str) -> float:
     """One operation on next to nothing."""
-    x = torch.ones(1, 4, 4)
-    return _median_ms(lambda: [x.mul(2.0) for _ in range(1000)]) / 1000
+    x = torch.ones(1, 4, 4, device=device)
+    return _median_ms(lambda: [x.mul(2.0) for _ in range(1000)], device=device) / 1000
 
 
-def measure(progress: Callable[[Sequence[tuple[int, bool]]], Iterable[tuple[int, bool]]] = iter) -> dict[str, object]:
+def measure(
+    progress: Callable[[Sequence[tuple[int, bool]]], Iterable[tuple[int, bool]]] = iter, device: str = "cpu"
+) -> dict[str, object]:
     """The whole table, a minute or two; `progress` may watch the (n, whether many) that are measured."""
-    found = {shape: _measure(*shape) for shape in progress([(n, False) for n in SINGLE] + [(n, True) for n in BATCHED])}
-    single, batched = [found[n, False] for n in SINGLE], [found[n, True] for n in BATCHED]
+    sizes, batches = (SINGLE, BATCHED) if device == "cpu" else (SINGLE_CUDA, BATCHED_CUDA)
+    shapes = [(n, False) for n in sizes] + [(n, True) for n in batches]
+    found = {shape: _measure(*shape, device) for shape in progress(shapes)}
+    single, batched = [found[n, False] for n in sizes], [found[n, True] for n in batches]
     return {
-        "machine": machine(),
+        "machine": machine() if device == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "call": float(f"{_call_ms():.4g}"),
-        "n": list(SINGLE),
+        "call": float(f"{_call_ms(device):.4g}"),
+        "n": list(sizes),
         "single": {name: [float(f"{row[name]:.4g}") for row in single] for name in single[0]},
         "batched": {name: [float(f"{row[name]:.4g}") for row in batched] for name in batched[0]},
     }
@@ -106,4 +131,4 @@ def store(data: dict[str, object], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    store(measure(), Path(sys.argv[1]))
+    store(measure(device="cuda" if sys.argv[2:] == ["cuda"] else "cpu"), Path(sys.argv[1]))

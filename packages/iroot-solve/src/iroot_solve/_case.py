@@ -327,5 +327,5 @@ def task_of(problem: Problem, options: Options) -> Task:
     precisions = ("fp64",) if p.storage is torch.float64 else ("fp32", "fp64")
     if options.precision != "auto":
         precisions = (options.precision,)
-    quiet = p.A.device.type != "cpu"
-    return Task(p.n, p.columns, p.count, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions, quiet)
+    device = p.A.device.type
+    return Task(p.n, p.columns, p.count, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions, device)

@@ -66,7 +66,7 @@ class Task:
         root: The root itself is wanted.
         reuse: How often the root will be applied to a right-hand side like this one.
         precisions: Precisions allowed, in the order of preference at equal cost.
-        quiet: On a device: what reads numbers back while it runs is for those who ask for it by name.
+        device: Its type.
     """
 
     n: int
@@ -77,7 +77,20 @@ class Task:
     root: bool
     reuse: int = 1
     precisions: tuple[str, ...] = ("fp32", "fp64")
-    quiet: bool = False
+    device: str = "cpu"
+
+    def ms(self, operation: str) -> float:
+        """Predicted time of an operation on matrices of these shapes."""
+        return milliseconds(operation, self.n, self.batch, self.device)
+
+    def calls(self, count: float) -> float:
+        """Predicted time of so many torch calls on next to nothing."""
+        return calls_ms(count, self.device)
+
+    @property
+    def quiet(self) -> bool:
+        """On a device what reads numbers back while it runs is for those who ask for it by name."""
+        return self.device != "cpu"
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -176,24 +189,24 @@ def lanczos_ms(task: Task, steps: int) -> float:
     Orthogonalising a vector twice reads half of its `steps` predecessors four times, in float64: n numbers each.
     """
     bits, n, batch = 64 if task.precisions[0] == "fp64" else 32, task.n, task.batch
-    product = milliseconds(f"skinny{bits}", n, batch) / 2 + 2 * steps / n * milliseconds("pass64", n, batch)
-    return steps * (calls_ms(LANCZOS_CALLS) + product) + batch * RITZ_MS
+    product = task.ms(f"skinny{bits}") / 2 + 2 * steps / n * task.ms("pass64")
+    return steps * (task.calls(LANCZOS_CALLS) + product) + batch * RITZ_MS
 
 
 def basis_ms(task: Task, steps: int, bits: int) -> float:
     """A Lanczos process with k columns that keeps its basis: products, calls, two reads of it, eigh of each T."""
     n, k, batch = task.n, task.k * task.reuse, task.batch
-    product = milliseconds(f"skinny{bits}", n, batch) * max(k, LEAST_COLUMNS) / 16
-    basis = steps * k / n * milliseconds(f"pass{bits}", n, batch)
-    small = 2 * milliseconds("eigh64", steps, 2 * k * batch)
-    return steps * (calls_ms(KRYLOV_CALLS) + product + basis) + small + calls_ms(CERTIFIED_CALLS / 2)
+    product = task.ms(f"skinny{bits}") * max(k, LEAST_COLUMNS) / 16
+    basis = steps * k / n * task.ms(f"pass{bits}")
+    small = 2 * milliseconds("eigh64", steps, 2 * k * batch, task.device)
+    return steps * (task.calls(KRYLOV_CALLS) + product + basis) + small + task.calls(CERTIFIED_CALLS / 2)
 
 
 def cholesky_look_ms(task: Task) -> float:
     """A factorisation and four thin products."""
     bits = 64 if task.precisions[0] == "fp64" else 32
-    thin = 4 * milliseconds(f"skinny{bits}", task.n, task.batch)
-    return milliseconds(f"cholesky{bits}", task.n, task.batch) + thin + calls_ms(CHOLESKY_LOOK_CALLS)
+    thin = 4 * task.ms(f"skinny{bits}")
+    return task.ms(f"cholesky{bits}") + thin + task.calls(CHOLESKY_LOOK_CALLS)
 
 
 @lru_cache(maxsize=1024)
@@ -222,13 +235,13 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     n, k, batch = task.n, task.k * task.reuse, task.batch
     if strategy in ("eigh", "cholesky"):
         if strategy == "eigh":
-            ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits)
+            ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits, task.device)
         else:
-            ms = cholesky_ms(n, k, batch, bits)
+            ms = cholesky_ms(n, k, batch, bits, task.device)
         # The certificate: three products in eigenvector coordinates with all its columns, or a product and a solve.
-        ms += (6 if strategy == "eigh" else 3) * certified_ms(task, bits) + calls_ms(FACTORED_CALLS)
+        ms += (6 if strategy == "eigh" else 3) * certified_ms(task, bits) + task.calls(FACTORED_CALLS)
         if bits == 64 and task.precisions[0] != "fp64":
-            ms += WIDENED_PASSES * milliseconds("pass64", n, batch)
+            ms += WIDENED_PASSES * task.ms("pass64")
         return Candidate(strategy, name, None, 0.0, ms, error)
     if strategy == "lanczos":
         steps = lanczos_steps(high / low, task.tol, n)
@@ -243,7 +256,10 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     thin = _thin_products(schedule, task) if direct else int(not task.root)
     columns = thin * task.k * task.reuse
     products, chunks = (schedule.products(0.0), 1) if direct else (count, math.ceil(batch / chunk(n, bits // 8)))
-    ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks)
+    if task.device == "cuda" and not direct and bits == 32:
+        ms = products * task.ms("symmetric32") + columns / 16 * task.ms("skinny32")
+    else:
+        ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks, task.device)
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
 
@@ -255,19 +271,19 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
     terms = (cayley_terms if cayley else chebyshev_terms)(kappa, task.tol)
     if kappa > MOST_KAPPA[strategy]:
         rounding = math.inf
-    thin = applied_ms(n, max(columns, LEAST_COLUMNS if batch == 1 else BATCH_LEAST_COLUMNS), batch, bits)
-    thin += calls_ms(SUM_CALLS) + 4 * columns / n * milliseconds(f"pass{bits}", n, batch)
-    factor = INVERSE_PER_CHOLESKY * milliseconds(f"cholesky{bits}", n, batch) if cayley else 0.0
-    ms = terms * thin + factor + calls_ms(CERTIFIED_CALLS / 2)
+    thin = applied_ms(n, max(columns, LEAST_COLUMNS if batch == 1 else BATCH_LEAST_COLUMNS), batch, bits, task.device)
+    thin += task.calls(SUM_CALLS) + 4 * columns / n * task.ms(f"pass{bits}")
+    factor = INVERSE_PER_CHOLESKY * task.ms(f"cholesky{bits}") if cayley else 0.0
+    ms = terms * thin + factor + task.calls(CERTIFIED_CALLS / 2)
     return Candidate(strategy, name, None, 0.0, ms, rounding + SUM_SHARE * task.tol)
 
 
 def _hybrid(task: Task, name: str, bits: int, schedule: HybridSchedule, rounding: float) -> Candidate:
     n, k, batch, steps = task.n, task.k * task.reuse, task.batch, len(schedule.steps)
     thin = 2 * schedule.corrections + 1
-    ms = iteration_ms(n, batch, schedule.steps.products(), 0.0, steps, thin, bits)
-    ms += (schedule.corrections + 1) * milliseconds(f"skinny{bits}", n, batch) * k / 16
-    ms += schedule.corrections * milliseconds("skinny64", n, batch) * k / 16 + milliseconds("pass64", n, batch)
+    ms = iteration_ms(n, batch, schedule.steps.products(), 0.0, steps, thin, bits, device=task.device)
+    ms += (schedule.corrections + 1) * task.ms(f"skinny{bits}") * k / 16
+    ms += schedule.corrections * task.ms("skinny64") * k / 16 + task.ms("pass64")
     ms += certificate_ms(task, 1, 1, True)
     # The rounding of X is part of what the corrections square away; float64 residuals leave theirs.
     error = (schedule.steps.error + rounding) ** (schedule.corrections + 1) + rounding * 2.0 ** (
@@ -284,7 +300,7 @@ def _thin_products(schedule: Schedule, task: Task) -> int:
 
 def certified_ms(task: Task, bits: int) -> float:
     """One thin product of a certificate: the calibration's has 16 columns."""
-    return probe_count(task.exponent.denominator) / 16 * milliseconds(f"skinny{bits}", task.n, task.batch)
+    return probe_count(task.exponent.denominator) / 16 * task.ms(f"skinny{bits}")
 
 
 def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float:
@@ -296,12 +312,11 @@ def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float
         factors: Matrices that X is made of.
         ends: Whether E_1 and E_s are looked at.
     """
-    n, batch = task.n, task.batch
     s, found = task.exponent.denominator, orders(task.exponent.denominator, ends)
     # How often X is applied, once more for its norm where that is not known, and for how many probes in all.
     applied = s - found[-1] + found[0] + (0 if ends else 1)
     probes = s - found[-1] + found[0] * (1 + len(found)) / 2 + (0 if ends else 1)
     thin = certified_ms(task, 64)
     widened = (1 if ends else applied * factors) + 1
-    ms = (probes * products + len(found)) * thin + widened * milliseconds("pass64", n, batch)
-    return CERTIFICATE_FACTOR * ms + calls_ms(CERTIFIED_CALLS + applied * products * THIN_CALLS)
+    ms = (probes * products + len(found)) * thin + widened * task.ms("pass64")
+    return CERTIFICATE_FACTOR * ms + task.calls(CERTIFIED_CALLS + applied * products * THIN_CALLS)

@@ -1,8 +1,9 @@
 """What things cost: measured times of the standard routines, interpolated.
 
-The table holds milliseconds for one matrix and for one of a batch that no cache holds. The one that ships was
-measured on a CPU with two AVX-512 cores; only ratios decide, and they travel better than times. `iroot doctor
---calibrate` leaves another one in the user's cache directory, which then counts on the machine it was measured on.
+A table holds milliseconds for one matrix and for one of a batch that no cache holds. Those that ship were measured on a
+CPU with two AVX-512 cores and on an H200; only ratios decide, and they travel better than times. `iroot doctor
+--calibrate` leaves another one for the CPU in the user's cache directory, which then counts on the machine it was
+measured on.
 """
 
 from __future__ import annotations
@@ -53,10 +54,12 @@ def machine() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
-@lru_cache(maxsize=1)
-def table() -> dict[str, Any]:
-    """This user's calibration of this machine, or the one that ships."""
-    shipped: dict[str, Any] = json.loads(files("iroot_solve").joinpath("calibration_cpu.json").read_text())
+@lru_cache(maxsize=2)
+def table(device: str = "cpu") -> dict[str, Any]:
+    """This user's calibration of this machine, or the one that ships for a device of this type."""
+    if device == "cuda":
+        return _shipped("cuda")
+    shipped = _shipped("cpu")
     try:
         own: dict[str, Any] = json.loads(cache_file().read_text())
         fits = own["machine"] == machine() and own["call"] > 0
@@ -66,26 +69,31 @@ def table() -> dict[str, Any]:
     return own if fits else shipped
 
 
-def calls_ms(count: float) -> float:
+def _shipped(device: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(files("iroot_solve").joinpath(f"calibration_{device}.json").read_text())
+    return found
+
+
+def calls_ms(count: float, device: str = "cpu") -> float:
     """So many torch calls from Python; where the work of a call is less than that, calls are what counts."""
-    return PYTHON_SHARE * float(table()["call"]) * count
+    return PYTHON_SHARE * float(table(device)["call"]) * count
 
 
-def milliseconds(operation: str, n: int, batch: int = 1) -> float:
+def milliseconds(operation: str, n: int, batch: int = 1, device: str = "cpu") -> float:
     """Predicted time of one batched call of `operation`.
 
     Args:
-        operation: mm, eigh, cholesky, skinny (16 columns) or pass, followed by 32 or 64, e.g. `mm32`.
+        operation: mm, eigh, cholesky, skinny (16 columns) or pass, followed by 32 or 64, e.g. `mm32`; on CUDA also
+            symmetric32, a product of `SymmetricRoot` with everything that belongs to it.
         n: Matrix size.
         batch: Number of matrices.
+        device: Its type.
     """
-    one, many = (_interpolate(table()["n"][: len(rows)], rows, n) for rows in _rows(operation))
-    return one if batch == 1 else max(one, batch * many)  # a small batch costs its call, too
-
-
-def _rows(operation: str) -> tuple[list[float], list[float]]:
-    """Measured milliseconds for one matrix, and for each of a batch."""
-    return table()["single"][operation], table()["batched"][operation]
+    data = table(device)
+    sizes, one, many = data["n"], data["single"][operation], data["batched"][operation]
+    first = _interpolate(sizes[: len(one)], one, n)
+    # A small batch costs its call, too.
+    return first if batch == 1 else max(first, batch * _interpolate(sizes[: len(many)], many, n))
 
 
 def _interpolate(sizes: list[int], times: list[float], n: int) -> float:
@@ -100,7 +108,15 @@ def _interpolate(sizes: list[int], times: list[float], n: int) -> float:
 
 
 def iteration_ms(
-    n: int, batch: int, square: float, columns: float, steps: int, thin: int, bits: int, chunks: int = 1
+    n: int,
+    batch: int,
+    square: float,
+    columns: float,
+    steps: int,
+    thin: int,
+    bits: int,
+    chunks: int = 1,
+    device: str = "cpu",
 ) -> float:
     """A coupled iteration: products, the passes between them, products with thin matrices, calls.
 
@@ -113,23 +129,28 @@ def iteration_ms(
         thin: Thin products.
         bits: 32 or 64.
         chunks: Parts of the batch, each with its own calls.
+        device: Its type.
     """
-    product = milliseconds(f"mm{bits}", n, batch) + PASSES_PER_PRODUCT * milliseconds(f"pass{bits}", n, batch)
+    skinny = milliseconds(f"skinny{bits}", n, batch, device) * columns / 16
+    product = milliseconds(f"mm{bits}", n, batch, device)
+    product += PASSES_PER_PRODUCT * milliseconds(f"pass{bits}", n, batch, device)
     calls = PRODUCT_CALLS * square + STEP_CALLS * steps + THIN_CALLS * thin
-    return square * product + milliseconds(f"skinny{bits}", n, batch) * columns / 16 + calls_ms(calls * chunks)
+    return square * product + skinny + calls_ms(calls * chunks, device)
 
 
-def eigh_ms(n: int, k: int, batch: int, bits: int) -> float:
+def eigh_ms(n: int, k: int, batch: int, bits: int, device: str = "cpu") -> float:
     """One eigh and two products with k columns (k = n: the root)."""
-    return milliseconds(f"eigh{bits}", n, batch) + applied_ms(n, 2 * k if k < n else k, batch, bits)
+    return milliseconds(f"eigh{bits}", n, batch, device) + applied_ms(n, 2 * k if k < n else k, batch, bits, device)
 
 
-def cholesky_ms(n: int, k: int, batch: int, bits: int) -> float:
+def cholesky_ms(n: int, k: int, batch: int, bits: int, device: str = "cpu") -> float:
     """One Cholesky factorisation and two triangular solves with k columns."""
-    return milliseconds(f"cholesky{bits}", n, batch) + applied_ms(n, 2 * k, batch, bits)
+    return milliseconds(f"cholesky{bits}", n, batch, device) + applied_ms(n, 2 * k, batch, bits, device)
 
 
-def applied_ms(n: int, columns: int, batch: int, bits: int) -> float:
+def applied_ms(n: int, columns: int, batch: int, bits: int, device: str = "cpu") -> float:
     """Products with `columns` columns: thin ones by bandwidth, wide ones by arithmetic."""
-    thin = milliseconds(f"skinny{bits}", n, batch) * columns / 16
-    return min(thin, milliseconds(f"mm{bits}", n, batch) * max(1.0, columns / n)) if columns > 16 else thin
+    thin = milliseconds(f"skinny{bits}", n, batch, device) * columns / 16
+    if columns <= 16:
+        return thin
+    return min(thin, milliseconds(f"mm{bits}", n, batch, device) * max(1.0, columns / n))

@@ -7,12 +7,14 @@ import platform
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from operator import attrgetter
 
 import iroot_coeffs
 import iroot_kernels
 import iroot_precond
 import torch
+from iroot_kernels import symmetric_products
 
 import iroot_solve
 from iroot_solve._cost import cache_file, table
@@ -92,7 +94,10 @@ def _cuda_backend() -> tuple[str, str]:
         return "not in use", "no CUDA device was found"
     reduced = _setting(CUDA_FP32) == "tf32"
     fp32 = "run as three fp16 products, because a global flag asks for tf32" if reduced else "are those of cuBLAS"
-    return "torch", f"there are no kernels of our own in this version; float32 products {fp32}"
+    if symmetric_products(torch.device("cuda", torch.cuda.current_device())):
+        return "triton", f"roots in float32 are made of symmetric products (fp16x3); all other float32 products {fp32}"
+    why = "Triton is not installed" if find_spec("triton") is None else "the device is older than sm_80"
+    return "torch", f"{why}: no symmetric products; float32 products {fp32}"
 
 
 def _setting(name: str) -> str:

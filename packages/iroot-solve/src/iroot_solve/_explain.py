@@ -20,7 +20,7 @@ class Explanation:
         kappa: The assumed condition number.
         chosen: What `auto` would do.
         candidates: Every way that applies, cheapest predicted time first.
-        device: Where; the calibration is that of a CPU so far.
+        device: Where; the times are those of the calibration for a device of this type.
     """
 
     task: Task
@@ -112,6 +112,7 @@ def explain(
         raise ValueError(f"kappa={kappa!r} must lie in [1, 1e14]")
     power = read_exponent(None if exponent is not None else p, exponent)
     precisions = ("fp64",) if dtype is torch.float64 else ("fp32", "fp64")
-    task = Task(n, k, batch, power, TOLERANCES[dtype] if tol is None else tol, k == n, precisions=precisions)
+    kind, wanted = torch.device(device).type, TOLERANCES[dtype] if tol is None else tol
+    task = Task(n, k, batch, power, wanted, k == n, precisions=precisions, device=kind)
     low, high = 1 / kappa, 1.0
     return Explanation(task, kappa, choose(task, low, high), tuple(candidates(task, low, high)), str(device))

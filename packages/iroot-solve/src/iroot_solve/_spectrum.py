@@ -20,7 +20,7 @@ from iroot_solve._choose import (
     lanczos_ms,
     on_grid,
 )
-from iroot_solve._cost import FRAME_CALLS, calls_ms
+from iroot_solve._cost import FRAME_CALLS
 from iroot_solve._predict import rounding_error
 from iroot_solve._problem import Problem
 from iroot_solve._result import Status
@@ -70,7 +70,7 @@ def wants_ritz(case: Case) -> bool:
 @lru_cache(maxsize=1024)
 def looking_pays(task: Task, strategy: str) -> bool:
     """Where it saves time over what needs no look, if the matrix is a usual one."""
-    look = min(lanczos_ms(task, LANCZOS_STEPS), cholesky_look_ms(task)) + calls_ms(FRAME_CALLS)
+    look = min(lanczos_ms(task, LANCZOS_STEPS), cholesky_look_ms(task)) + task.calls(FRAME_CALLS)
     found = choose(task, 1 / USUAL_KAPPA, 1.0, strategy).milliseconds
     return found + look < LOOKING_SHARE * first_candidate(task, strategy).milliseconds
 
