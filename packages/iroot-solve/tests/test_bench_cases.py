@@ -70,6 +70,9 @@ def test_filters_look_for_a_part_of_the_name():
     assert [case.name for case in _cases.select("SPD p=2 k<n")] == ["SPD p=2 k<n"]
     assert [case.name for case in _cases.select("gram")] == ["Gram p=2", "Gram p=4", "Gram wide p=2"]
     assert _cases.select("") == CASES
+    # What takes minutes on a CPU is asked for by name.
+    assert not any(case.name.startswith("Large") for case in _cases.select("p=2"))
+    assert [case.name for case in _cases.select("large root p=4")] == ["Large root p=4"]
 
 
 def test_an_unknown_filter_lists_the_names():

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from iroot_solve import IrootError, solve_spd
+from iroot_solve import IrootError, StagnationWarning, solve_spd
 from iroot_solve._plain import Way, plain
 from iroot_solve._problem import read_problem
 from iroot_solve._result import SolveWorkspace
@@ -95,6 +95,8 @@ def _poisoned(A, B):
     yield "indefinite", -A, B
     yield "one negative eigenvalue", A - 0.5 * torch.eye(n), B
     yield "singular", torch.ones(n, n), B
+    seen = (torch.arange(n) > 0).float()
+    yield "singular where B is zero", torch.diag(seen), seen[:, None] * B
     yield "zero", 0 * A, B
     yield "large", A * 1e25, B
     yield "small", A * 1e-25, B
@@ -111,6 +113,15 @@ def test_silent_where_something_is_wrong(spd, rhs, size, exponent):
         assert _plain(*batch, exponent) is None, name
 
 
+def test_a_negative_eigenvalue_that_a_positive_power_hides(rhs):
+    """Its residual is as small as it is; the eigenvalue itself is not to be overlooked."""
+    n = 12
+    diagonal = torch.ones(n)
+    assert _plain(torch.diag(diagonal), rhs(n, 3), Fraction(1, 2)) is not None
+    diagonal[0] = -1e-6
+    assert _plain(torch.diag(diagonal), rhs(n, 3), Fraction(1, 2)) is None
+
+
 @pytest.mark.parametrize("exponent", [Fraction(-1), Fraction(-1, 2)], ids=str)
 @pytest.mark.parametrize("ridge", [0.0, 1e-3])
 def test_rounding_of_the_two_triangles_is_averaged(spd, rhs, truth, distance, exponent, ridge):
@@ -125,13 +136,78 @@ def test_rounding_of_the_two_triangles_is_averaged(spd, rhs, truth, distance, ex
     assert distance(found.Z, wanted) <= 2e-7
 
 
-def test_a_refined_answer_is_its_answer_too(spd, rhs, truth, distance):
+@pytest.fixture
+def quick(monkeypatch):
+    """Cholesky in float32, as larger matrices have it."""
+    monkeypatch.setattr("iroot_solve._plain.way_for", lambda *_: Way("cholesky", "fp32"))
+
+
+def test_a_refined_answer_is_its_answer_too(spd, rhs, truth, distance, quick):
     A, B = spd(96, 2e5), rhs(96, 4)
-    found = _plain(A, B, strategy="cholesky")
+    found = _plain(A, B)
     assert found is not None
-    if found.stats.precision == "fp32":
-        assert found.stats.fallbacks == ("more steps",)
+    assert found.stats.fallbacks == ("more steps",) and found.stats.precision == "fp32"
     assert distance(found.Z, truth(A, B, -1.0)) <= 1e-4
+
+
+def test_without_fallback_nothing_is_refined(spd, rhs, quick):
+    A, B = spd(96, 2e5), rhs(96, 4)
+    assert _plain(A, B, fallback=False) is None
+    with pytest.warns(StagnationWarning):
+        found = solve_spd(A, B, p_val=1, strategy="cholesky", fallback=False, on_failure="warn", precision="fp32")
+    assert found.stats.status == "stagnated" and found.stats.fallbacks == ()
+
+
+@pytest.mark.parametrize("n", [12, 256])
+@pytest.mark.parametrize("exponent", [Fraction(-1), Fraction(-1, 2)], ids=str)
+def test_any_scale_is_answered(spd, rhs, truth, distance, n, exponent):
+    """Those that float32 cannot square on the way go the usual way; 256 is looked at for its precision."""
+    A, B = spd(n, 1e2), rhs(n, 4)
+    for power in (-90, -60, -40, -33, -30, -10, 10, 30, 33, 36, 40, 60, 90):
+        scaled = A * 2.0**power
+        Z = solve_spd(scaled, B, exponent=exponent).Z
+        assert distance(Z, truth(scaled, B, float(exponent))) <= 1e-4, power
+
+
+def test_a_graded_matrix_of_ordinary_size_is_answered(rhs, truth, distance):
+    A, B = torch.diag(torch.logspace(0, -12, 256)), rhs(256, 4)
+    assert distance(solve_spd(A, B).Z, truth(A, B, -0.5)) <= 1e-4
+
+
+@pytest.mark.parametrize("kappa", [30.0, 2e5])
+@pytest.mark.parametrize("strategy", ["auto", "cholesky", "hybrid-pe-nsrc", "direct-solve"])
+def test_out_may_be_what_was_passed(spd, rhs, truth, distance, kappa, strategy, quick):
+    """Refinements and rungs still read it: the second κ takes some."""
+    A, B = spd(96, kappa), rhs(96, 96)
+    wanted = truth(A, B, -1.0)
+    for name in ("A", "B", "neither"):
+        left, right = A.clone(), B.clone()
+        out = {"A": left, "B": right}.get(name, torch.full_like(B, torch.nan))
+        assert solve_spd(left, right, p_val=1, strategy=strategy, out=out).Z is out
+        assert distance(out, wanted) <= 1e-4, name
+
+
+def test_what_is_passed_stays_and_the_answer_is_not_of_the_workspace(spd, rhs):
+    A, B = spd(12, 30.0), rhs(12, 3)
+    kept, first = (A.clone(), B.clone()), solve_spd(A, B, ridge=0.5)
+    Z = first.Z.clone()
+    second = solve_spd(2 * A, 3 * B, ridge=0.5, workspace=first.workspace)
+    assert torch.equal(A, kept[0]) and torch.equal(B, kept[1])
+    assert torch.equal(first.Z, Z) and not torch.equal(second.Z, Z)
+
+
+def test_one_matrix_serves_a_batch_of_right_hand_sides(spd, rhs, truth, distance):
+    A, B = spd(12, 30.0), rhs(5, 12, 3)
+    found = _plain(A, B, Fraction(-1, 2))
+    assert found is not None and found.Z.shape == B.shape and found.stats.error.shape == (5,)
+    assert distance(found.Z, truth(A, B, -0.5)) <= 1e-4
+
+
+def test_half_precision_need_not_be_summed(rhs, truth, distance):
+    """64² numbers of about 100 leave float16's range as a sum; each of them is fine."""
+    A, B = torch.eye(64).half(), (100 + rhs(64, 64)).half()
+    found = _plain(A, B)
+    assert found is not None and distance(found.Z, truth(A, B, -1.0)) <= 1e-3
 
 
 def test_the_precision_of_a_large_eigendecomposition_follows_from_a_look(spd, rhs, truth, distance):

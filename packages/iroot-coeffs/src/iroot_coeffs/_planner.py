@@ -240,7 +240,7 @@ def plan(
         terminal_degrees: degrees of the last step. Default: `degrees`; acting on B with all degrees allowed
             also 9 to 128, by degree skinny products.
         first_degrees: degrees of the first step where more follow. Default: `degrees`; symmetrized iterates in
-            float32 lose up to four times less with low ones.
+            float32 lose 3 to 7 times less with low ones.
 
     Returns:
         Schedule on [1/kappa, 1]; `rescaled` moves it. Cold: a few ms; the same arguments again: some µs.

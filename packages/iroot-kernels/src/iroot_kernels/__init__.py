@@ -20,7 +20,7 @@ from iroot_kernels._quadratic import (
     quadratics,
 )
 from iroot_kernels._series import SeriesResult, cayley_series, chebyshev_series
-from iroot_kernels._symmetric import has_form
+from iroot_kernels._symmetric import SYMMETRIC_DEGREES, has_form
 from iroot_kernels._symmetric_root import SymmetricRoot, Tiling, symmetric_products, tiling
 from iroot_kernels._triple import TripleIteration
 from iroot_kernels._uncoupled import UncoupledIteration
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRECISIONS",
+    "SYMMETRIC_DEGREES",
     "CoupledIteration",
     "LanczosResult",
     "Polynomial",

@@ -30,7 +30,7 @@ from iroot_kernels._chain import Chain
 from iroot_kernels._polynomial import Polynomial
 from iroot_kernels._precision import precision
 
-DEGREES = (1, 2, 3, 4, 8)
+SYMMETRIC_DEGREES = (1, 2, 3, 4, 8)
 MOST_RESULTS = 3
 # Planes in fp16 hold numbers below 2^13: what lies beyond the planned interval has room up to 2^16.
 TOP_EXPONENT = 13
@@ -124,7 +124,7 @@ class Program:
 
 def has_form(q: Polynomial) -> bool:
     """Whether q is of a degree that is made of products here."""
-    return q.degree in DEGREES and (q.degree < 8 or q.factors is not None)
+    return q.degree in SYMMETRIC_DEGREES and (q.degree < 8 or q.factors is not None)
 
 
 @lru_cache(maxsize=256)
@@ -149,7 +149,7 @@ def compiled(steps: tuple[Polynomial, ...], p: int, power: int, chain: Chain, na
         raise ValueError("there are no steps")
     for q in steps:
         if not has_form(q):
-            raise ValueError(f"degree {q.degree} is not one of {DEGREES} (8 with factors)")
+            raise ValueError(f"degree {q.degree} is not one of {SYMMETRIC_DEGREES} (8 with factors)")
     return _Compiler(p, power, chain, how.plane is torch.float16).program(steps, upper)
 
 

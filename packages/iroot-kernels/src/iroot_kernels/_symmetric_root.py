@@ -42,8 +42,8 @@ class Tiling:
 def tiling(N: int, planes: int, step: int) -> Tiling:
     """The fastest of those that were measured on an H200 (n = 512 … 4096).
 
-    The first step meets the smallest eigenvalues, and its rounding is nearly all of the error: half as deep a block
-    halves it, at a fifth more time for this step. In later steps it gains nothing.
+    The first step meets the smallest eigenvalues, and its rounding is most of the error: blocks half as deep take a
+    third of it away at large κ, at a fifth more time for this step. In later steps they gain nothing.
     """
     fine = step == 0 and planes == 2
     if N >= LARGE and N % (2 * TILE) == 0:
@@ -75,7 +75,7 @@ class SymmetricRoot:
         chain: Addition chain that ends at p; square-and-multiply by default.
         upper: Bound of λmax that the steps were made for.
         precision: fp16x3, bf16x3, fp16 or bf16, or `Products` that already count.
-        workspace: Buffers to use: 36·n² to 44·n² bytes for each matrix in two planes.
+        workspace: Buffers to use, in two planes 36·n² bytes for each matrix with p = 1, 2 or 4, 40·n² with 3 or 8.
         choose: (N, planes, step) ↦ `Tiling`, of one size for all steps.
 
     Attributes:
@@ -122,7 +122,7 @@ class SymmetricRoot:
         """The root of A.
 
         Args:
-            A: `(b, n, n)` symmetric, float32, spectrum in (0, upper]. Its lower triangle is read.
+            A: `(b, n, n)` symmetric, float32, spectrum in (0, upper].
 
         Returns:
             `X`, `(b, n, n)` float32. Cost: `program.products` products, each half of a full one.
@@ -180,9 +180,10 @@ def _run(program: Program, A: Tensor, whole: Tensor, planes: Tensor, choose: Cal
     rows = planes.view(-1, N)
     cuts = [choose(N, stored, step) for step in range(program.launches[-1].step + 1)] if program.launches else []
     size = cuts[0].size if cuts else TILE
-    if any(cut.size != size for cut in cuts):
+    if N % size or any(cut.size != size for cut in cuts):
         # A diagonal tile is written whole, and read whole: smaller ones leave holes in it.
-        raise ValueError(f"the tiles of all steps must be of one size, not {sorted({cut.size for cut in cuts})}")
+        found = sorted({cut.size for cut in cuts})
+        raise ValueError(f"the tiles of all steps must be of one size that divides {N}, not {found}")
     count = N // size * (N // size + 1) // 2 * b
     kernels.enter[(count,)](
         *(A, whole, planes, ints, floats, n, b, N, len(program.jobs[0].results), stored, size),

@@ -15,6 +15,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# What `Job.ints` and `Job.floats` hold: two operands, C, D, then slot of the float32, slot of the planes and flags of
+# each result; four factors and a scale of each result.
+INTS, FLOATS = tl.constexpr(13), tl.constexpr(15)
+HEAD, INTS_EACH, FLOATS_EACH = tl.constexpr(4), tl.constexpr(3), tl.constexpr(5)
+WHOLE, MIRRORED, PLANES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
+
 
 @triton.jit
 def _lower(tile):
@@ -74,7 +80,8 @@ def _results(
     planes += matrix * STORED * square
     # One result after the other: what several need is read again, from the cache, and not held in registers.
     for result in tl.static_range(RESULTS):
-        flags, f = tl.load(ints + 6 + 3 * result), floats + 5 * result
+        r, f = ints + HEAD + INTS_EACH * result, floats + FLOATS_EACH * result
+        flags = tl.load(r + 2)
         if flags != 0:
             lower, upper = rows[:, None] * N + columns[None, :], columns[:, None] * N + rows[None, :]
             C, D = tl.load(ints + 2).to(tl.int64), tl.load(ints + 3).to(tl.int64)
@@ -86,13 +93,13 @@ def _results(
                 value += delta * tl.load(whole + D * batch * square + lower)
             if i == j:
                 value += tl.where((rows[:, None] == columns[None, :]) & (rows[:, None] < n), tl.load(f + 3), 0.0)
-            if flags & 3:
-                target = whole + tl.load(ints + 4 + 3 * result).to(tl.int64) * batch * square
+            if flags & WHOLE:
+                target = whole + tl.load(r).to(tl.int64) * batch * square
                 tl.store(target + lower, value)
-                if flags & 2:
+                if flags & MIRRORED:
                     tl.store(target + upper, tl.trans(value))
-            if flags & 4:
-                plane = planes + tl.load(ints + 5 + 3 * result).to(tl.int64) * batch * STORED * square
+            if flags & PLANES:
+                plane = planes + tl.load(r + 1).to(tl.int64) * batch * STORED * square
                 value = value * tl.load(f + 4)
                 high = value.to(planes.dtype.element_ty)
                 tl.store(plane + lower, high)
@@ -130,11 +137,11 @@ def product(
     i, j = _lower(tl.program_id(0) % tiles)
     which = tl.program_id(0) // tiles
     job, matrix = first + which // batch, (which % batch).to(tl.int64)
-    ints += job * 13
+    ints += job * INTS
     left = (tl.load(ints) * batch + matrix.to(tl.int32)) * STORED * N + i * BM
     right = (tl.load(ints + 1) * batch + matrix.to(tl.int32)) * STORED * N + j * BM
     P = _multiply(rows, left, right, N, STORED, BM, BK)
-    _results(P, whole, planes, ints, floats + job * 15, i, j, n, N, matrix, batch, RESULTS, STORED, BM)
+    _results(P, whole, planes, ints, floats + job * FLOATS, i, j, n, N, matrix, batch, RESULTS, STORED, BM)
 
 
 @triton.jit(do_not_specialize=["n", "batch"])

@@ -172,9 +172,10 @@ class Case:
 
     def _products(self, candidate: Candidate) -> str:
         """The precision of the products: on a device float32's accuracy is had sooner from two planes of fp16."""
-        free = candidate.strategy == "materialize-root" and self.options.precision == "auto"
-        planes = free and candidate.precision == "fp32" and symmetric_products(self.problem.A.device)
-        return "fp16x3" if planes else candidate.precision
+        planes = candidate.strategy == "materialize-root" and self.task.has_symmetric_products(candidate.precision)
+        if planes and candidate.precision == "fp32" and symmetric_products(self.problem.A.device):
+            return "fp16x3"
+        return candidate.precision
 
     def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
         """A Chebyshev sum for a spectrum in [low, high]."""

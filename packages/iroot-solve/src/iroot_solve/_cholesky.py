@@ -99,11 +99,12 @@ def ends(S: Tensor, ws: Workspace, seed: int) -> tuple[Tensor, Tensor]:
     """(near λmin from above, near λmax from below) `(b,)`, by two steps of inverse and of direct iteration.
 
     ‖S⁻¹V‖/‖S⁻²V‖ ≥ λmin for random V, and at most twice that for log-spaced spectra; NaN where the factorisation breaks
-    down. Cost: n³/3 multiply-adds, and four thin products.
+    down, and 0 or infinity where even so a number leaves the range. Cost: n³/3 multiply-adds, and four thin products.
     """
     factor = _factorised(S, ws)
     V = probe_signs(S.shape[-1], PROBES, S.device, seed, S.dtype).expand(*S.shape[:-1], PROBES)
-    once, image = factor.solve("once", V), torch.bmm(S, V)
+    # Over their largest entries: squares of S²V or S⁻²V may leave the range.
+    (once, _), (image, _) = unit(factor.solve("once", V)), unit(torch.bmm(S, V))
     return norm(once) / norm(factor.solve("twice", once)), norm(torch.bmm(S, image)) / norm(image)
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from iroot_coeffs import Schedule, plan
+from iroot_kernels import SYMMETRIC_DEGREES, precision
 
 from iroot_solve._certificate import orders, probe_count
 from iroot_solve._cost import (
@@ -39,7 +40,9 @@ TRUNCATION_SHARE = 0.25
 LANCZOS_STEPS = 20
 # Degrees that symmetric products have a form for (the others take no fewer), and those of a first step that symmetrized
 # iterates lose little with; for small κ it does not matter.
-SYMMETRIC_DEGREES, BEGINNINGS, SMALL_KAPPA = (1, 2, 3, 4, 8), (1, 2), 1e3
+BEGINNINGS, SMALL_KAPPA = (1, 2), 1e3
+# All matrices are padded to 64 × 64: of much smaller ones full products are cheaper, and take less memory.
+SMALLEST_SYMMETRIC = 32
 LANCZOS_CALLS, CHOLESKY_LOOK_CALLS, KRYLOV_CALLS = 16, 40, 30
 # By how much a look by factorisation may cost more than one by Lanczos: of a batch, it is the worst conditioned matrix
 # that counts, and the likelier to be missed.
@@ -104,6 +107,11 @@ class Task:
             names += ["cholesky"] if self.root else ["hybrid-pe-nsrc", "cholesky"]
         return tuple(names)
 
+    def has_symmetric_products(self, name: str) -> bool:
+        """Whether a root in this precision is made of them: in planes, or in float32 that nobody asked for by name."""
+        planes = precision(name).plane is not None or (name == "fp32" and len(self.precisions) > 1)
+        return self.device == "cuda" and planes and self.exponent < 0 and self.n >= SMALLEST_SYMMETRIC
+
     def meets(self, error: float) -> bool:
         """Whether a predicted error, truncation and rounding together, leaves room for the estimate."""
         return error <= self.tol / 2
@@ -130,8 +138,9 @@ class Candidate:
 
 
 @lru_cache(maxsize=1024)
-def steps_for(task: Task, low: float, high: float, direct: bool) -> Schedule:
-    """The cheapest schedule on [low, high] whose truncation error leaves most of tol to rounding and its estimate."""
+def steps_for(task: Task, low: float, high: float, direct: bool, symmetric: bool = False) -> Schedule:
+    """The cheapest schedule on [low, high] whose truncation error leaves most of tol to rounding and its estimate; for
+    `symmetric` products one that has a form in them."""
     kappa = min(max(high / low, 1.0), MAX_KAPPA)
     schedule = plan(
         task.exponent.denominator,
@@ -139,7 +148,7 @@ def steps_for(task: Task, low: float, high: float, direct: bool) -> Schedule:
         tol=max(TRUNCATION_SHARE * task.tol, 4e-15),
         k_over_n=min(1.0, task.k / task.n) if direct else 1.0,
         exponent=task.exponent,
-        **(on_device(kappa) if task.quiet and not direct else {}),
+        **(on_device(kappa) if symmetric else {}),
     )
     return schedule.rescaled(high)
 
@@ -251,12 +260,13 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     if strategy == "hybrid-pe-nsrc":
         return _hybrid(task, name, bits, hybrid_steps(task, low, high), error)
     direct = strategy == "direct-solve"
-    schedule = steps_for(task, low, high, direct)
+    symmetric = not direct and task.has_symmetric_products(name)
+    schedule = steps_for(task, low, high, direct, symmetric)
     count = schedule.products(min(1.0, k / n) if direct else None)
     thin = _thin_products(schedule, task) if direct else int(not task.root)
     columns = thin * task.k * task.reuse
     products, chunks = (schedule.products(0.0), 1) if direct else (count, math.ceil(batch / chunk(n, bits // 8)))
-    if task.device == "cuda" and not direct and bits == 32:
+    if symmetric:
         ms = products * task.ms("symmetric32") + columns / 16 * task.ms("skinny32")
     else:
         ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks, task.device)

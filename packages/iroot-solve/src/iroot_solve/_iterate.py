@@ -24,7 +24,7 @@ from torch import Tensor
 
 from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Action, Power, Root
-from iroot_solve._choose import on_grid
+from iroot_solve._choose import SMALLEST_SYMMETRIC, on_grid
 from iroot_solve._cost import chunk
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
@@ -33,6 +33,7 @@ from iroot_solve._thin import thin
 from iroot_solve._transpose import plus_transpose
 
 RESUME_STEPS = 12
+Resume = Callable[[Any], "Outcome | None"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Iteration:
 
     def _has_symmetric_products(self, schedule: Schedule, products: Products) -> bool:
         """Whether the root can be made of them on this device."""
-        fits = products.how.plane is not None and schedule.exponent < 0
+        fits = products.how.plane is not None and schedule.exponent < 0 and self.S.shape[-1] >= SMALLEST_SYMMETRIC
         return fits and symmetric_products(self.S.device) and all(has_form(polynomial(step)) for step in schedule)
 
     def _keep(self, part: slice, Y: Tensor, X: Tensor | None) -> None:
@@ -298,9 +299,6 @@ def _action(X: Tensor, ws: Workspace) -> Power:
         return V
 
     return power
-
-
-Resume = Callable[[Any], "Outcome | None"]
 
 
 @dataclass(frozen=True)

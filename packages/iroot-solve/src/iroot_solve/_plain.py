@@ -30,12 +30,12 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
-from iroot_solve._scales import norm
+from iroot_solve._scales import magnitude, norm
 from iroot_solve._spectrum import first_candidate, looking_pays, symmetry_limit
 from iroot_solve._transpose import is_symmetric, plus_transpose
 from iroot_solve._verdict import suspicious
 
-# Norms between 1/ORDINARY and ORDINARY: in float32 no square and no product on the way leaves the range.
+# Norms between 1/ORDINARY and ORDINARY: in float32 no square of A, B or a product of the two leaves the range.
 ORDINARY = 2.0**40
 FACTORISATIONS = ("eigh", "cholesky")
 
@@ -66,7 +66,7 @@ def plain(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> 
         if passed.settle(outcome, ledger):
             ledger.codes[:] = Status.converged
             return Report(problem, options, ws, ledger).result()
-        outcome = outcome.resume() if outcome.resume else None
+        outcome = outcome.resume() if outcome.resume and options.fallback else None
         ledger.fallbacks.append("more steps")
     return None
 
@@ -104,7 +104,9 @@ class _Passed:
         self.problem, self.options, self.ws = problem, options, ws
         self.ridge = options.damping.amount(problem) if options.damping else None
         self._symmetric = is_symmetric(problem.A)
+        # Of what is built for the first time.
         self._defect: Array | None = None
+        self.size = torch.zeros(problem.count)
         self._matrices: dict[torch.dtype, Tensor] = {}
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
@@ -144,12 +146,12 @@ class _Passed:
         return small and even and _ordinary(self.size)
 
     def precision(self, task: Task) -> str | None:
-        """For `eigh`, from κ to a factor of two; `None` where the matrix has no Cholesky factorisation."""
+        """For `eigh`, from κ to a factor of two; `None` where Cholesky does not show it."""
         low, high = ends(self.matrix(torch.float32), self.ws, self.options.seed)
-        if bool(low.isnan().any()):
+        kappa = float((high / low).amax())
+        if not (0 < float(low.amin()) and kappa < math.inf):
             return None
-        kappa = max(1.0, float((high / low).max()))
-        return choose(task, 1 / kappa, 1.0, "eigh").precision
+        return choose(task, min(1.0, 1 / kappa), 1.0, "eigh").precision
 
     def run(self, strategy: str, dtype: torch.dtype) -> Outcome:
         """Carry out the factorisation."""
@@ -164,7 +166,7 @@ class _Passed:
         return self.matrix(torch.float64), B
 
     def settle(self, outcome: Outcome, ledger: Ledger) -> bool:
-        """Certify and record an outcome; whether it is the answer beyond doubt."""
+        """Certify an outcome, and deliver it if it is the answer beyond doubt."""
         problem, root, dtype, Z = self.problem, outcome.root, outcome.judge, outcome.Z
         assert root is not None
         S, B = self.matrix(dtype), self.right(dtype)
@@ -172,14 +174,18 @@ class _Passed:
             Z = self.ws.buffer("Z64", Z.shape, dtype, Z.device).copy_(Z)
         wide = dtype is torch.float32
         measured = measure(root, PlainMatrix(S), B, Z, problem.exponent, self.options.seed, None, wide)
-        found = appraise(measured.numpy(), problem.n, problem.columns, root, problem.exponent)
-        ledger.Z.copy_(Z)
-        ledger.error, ledger.residual, ledger.amplification = found
+        ledger.error, ledger.residual, ledger.amplification = appraise(
+            measured.numpy(), problem.n, problem.columns, root, problem.exponent
+        )
         ledger.account(outcome)
         self._note(outcome, ledger)
         doubtful = suspicious(outcome, ledger.lambda_min, ledger.lambda_max, problem, None)
-        good = (found.error <= problem.tol / 2) & ~doubtful
-        return bool(good.all()) and math.isfinite(ledger.Z.sum())
+        good = (ledger.error <= problem.tol / 2) & ~doubtful
+        # Beyond the range of the caller's dtype is no answer. And `out` is his, until there is one.
+        if not good.all() or not float(magnitude(Z).amax()) <= torch.finfo(problem.dtype).max:
+            return False
+        ledger.Z.copy_(Z)
+        return True
 
     def _note(self, outcome: Outcome, ledger: Ledger) -> None:
         """The ends of the spectrum, as bounds where they are one."""

@@ -96,7 +96,10 @@ class Report:
     @property
     def Z(self) -> Tensor:
         """Z in the caller's shape."""
-        return self.problem.restore(self.ledger.Z) if self.options.out is None else self.options.out
+        Z, out = self.ledger.Z, self.options.out
+        if out is None:
+            return self.problem.restore(Z)
+        return out if out.data_ptr() == Z.data_ptr() else out.copy_(Z.view(out.shape))
 
     def _on_device(self, values: Array) -> Tensor:
         """Beside Z, and the host does not wait for it."""

@@ -129,7 +129,7 @@ def _blind(case: Case, ledger: Ledger) -> SolveResult:
 
 
 def destination(problem: Problem, out: Tensor | None) -> Tensor:
-    """`(b, n, k)` for Z: fresh, or a view of `out`."""
+    """`(b, n, k)` for Z: fresh, or a view of `out` where that is not A or B as well."""
     shape = (problem.count, problem.height, problem.columns)
     if out is None:
         return torch.empty(shape, dtype=problem.dtype, device=problem.A.device)
@@ -139,6 +139,10 @@ def destination(problem: Problem, out: Tensor | None) -> Tensor:
             f"out must be contiguous with shape {tuple(problem.shape)}, dtype {problem.dtype} and device "
             f"{problem.A.device} (and no batch of B may share one A), not {tuple(out.shape)}, {out.dtype}, {out.device}"
         )
+    given = [V.untyped_storage().data_ptr() for V in (problem.A, problem.B) if V is not None]
+    if out.untyped_storage().data_ptr() in given:
+        # What is passed is needed until there is an answer.
+        return torch.empty(shape, dtype=problem.dtype, device=problem.A.device)
     return out.view(shape)
 
 

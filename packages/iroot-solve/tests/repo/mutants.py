@@ -41,11 +41,26 @@ class Mutant:
 GRAM, REUSE, CERTIFICATE, SCALES, HYBRID = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram", "reuse", "certificate", "scales", "hybrid")
 )
+PLAIN, SYMMETRIC = "packages/iroot-solve/tests/test_plain.py", "packages/iroot-kernels/tests/test_symmetric.py"
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
 COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
 SOLVE_SRC = "packages/iroot-solve/src/iroot_solve"
 
 MUTANTS = (
+    Mutant("undo factor", f"{SOLVE_SRC}/_plain.py", "add_(self.ridge[:, None])", "sub_(self.ridge[:, None])", (PLAIN,)),
+    Mutant("fallback", f"{SOLVE_SRC}/_plain.py", "small and even and", "small and", (PLAIN,)),
+    Mutant("fallback", f"{SOLVE_SRC}/_plain.py", "problem.tol / 2) & ~doubtful", "problem.tol / 2)", (PLAIN,)),
+    Mutant("update term", f"{KERNELS_SRC}/_symmetric.py", "want.beta * C.shift", "0.0 * C.shift", (SYMMETRIC,)),
+    Mutant("hazard", f"{KERNELS_SRC}/_symmetric.py", "result.whole in {C.whole, D.whole} - {-1}", "0", (SYMMETRIC,)),
+    Mutant("hazard", f"{KERNELS_SRC}/_symmetric.py", "self._give(*old[:-1])", "self._give(*old)", (SYMMETRIC,)),
+    Mutant("mirror", f"{KERNELS_SRC}/_symmetric_triton.py", "0.5 * (P + tl.trans(P))", "1.0 * P", (SYMMETRIC,)),
+    Mutant(
+        "planner",
+        f"{COEFFS_SRC}/_planner.py",
+        "self.problem.first_degrees if first else self.problem.degrees",
+        "self.problem.degrees",
+        (f"{COEFFS}/test_planner.py",),
+    ),
     Mutant("coefficient", f"{COEFFS_SRC}/_quadratic.py", "-7.899396757196609", "-7.889396757196609", (COEFFS,)),
     Mutant(
         "coefficient", f"{KERNELS_SRC}/_polynomial.py", "alpha=m[2], beta=m[1]", "alpha=m[2], beta=-m[1]", (KERNELS,)

@@ -107,12 +107,13 @@ def names() -> tuple[str, ...]:
 
 
 def select(only: str) -> tuple[Case, ...]:
-    """The cases with this in their name, in any case of letters; the maintained matrix for "".
+    """The cases with this in their name, in any case of letters; the large ones only where it says "large".
 
     Raises:
         ValueError: There is none.
     """
-    found = tuple(case for case in (*CASES, *(LARGE if only else ())) if only.lower() in case.name.lower())
+    among = (*CASES, *LARGE) if "large" in only.lower() else CASES
+    found = tuple(case for case in among if only.lower() in case.name.lower())
     if not found:
         raise ValueError(f"--only: no case has {only!r} in its name; there are: {', '.join(names())}")
     return found
