@@ -34,6 +34,8 @@ SIGN_STEPS = 16
 # Where a look at λmin goes on: κ over the square of the steps so far, for n from this on.
 UNSETTLED, MORE_STEPS_SIZE, MORE_LANCZOS_STEPS = 0.25, 512, 60
 COMPLETENESS_STEPS = 4
+# Devices that there is a table of times for.
+MEASURED = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,21 @@ class Case:
         self.matrix.tighten()
         if self.options.look == "none":
             return
-        plain = self.problem.A.device.type == "cpu" and self.options.strategy == "auto" and not self.options.blind
+        device, free = self.problem.A.device.type, self.options.strategy == "auto" and not self.options.blind
         self.factored = self.options.look == "cholesky"
         if self.options.look == "auto":
-            self.factored = plain and factoring_is_looking(self.task)
-        self.ends = self.matrix.factor_ends() if self.factored else self._ritz(plain)
+            self.factored = free and device in MEASURED and factoring_is_looking(self.task)
+        self.ends = self.matrix.factor_ends() if self.factored else self._ritz(free and device == "cpu")
         if self.options.abc_t is not None or self.options.blind:
             # Steps made for [l, 1], or a plan that nothing is read for.
             shift = self.matrix.normalise()
             self.ends = torch.ldexp(self.ends[0], -shift), torch.ldexp(self.ends[1], -shift)
 
-    def _ritz(self, plain: bool) -> tuple[Tensor, Tensor]:
-        """Ritz values; of a large matrix after more steps where few did not settle the lower one: the terms of a series
-        cost more."""
+    def _ritz(self, more: bool) -> tuple[Tensor, Tensor]:
+        """Ritz values; of a large matrix after `more` steps where few did not settle the lower one: the terms of a
+        series cost more."""
         ends = self.matrix.ritz()
-        if not plain or self.task.batch > 1 or self.task.n < MORE_STEPS_SIZE or 8 * self.task.k > self.task.n:
+        if not more or self.task.batch > 1 or self.task.n < MORE_STEPS_SIZE or 8 * self.task.k > self.task.n:
             return ends
         if not float(ends[1] / ends[0]) > UNSETTLED * self.steps**2:
             return ends
