@@ -116,3 +116,31 @@ def test_products_are_counted_like_full_ones(spd, schedule):
         full.step(q, last=i == len(steps))
     assert root.products.square == full.products.square
     assert symmetric_products(A.device)
+
+
+def _wishart(n):
+    G = torch.randn(n, 2 * n, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return torch.linalg.eigvalsh(G @ G.mT)
+
+
+SPECTRA = {
+    "log-spaced": lambda n: torch.logspace(-4, 0, n, dtype=torch.float64),
+    "power law": lambda n: torch.arange(1, n + 1, dtype=torch.float64) ** -1.5,
+    "cluster and tail": lambda n: torch.cat((torch.ones(n - 32), torch.logspace(-4, 0, 32))).double(),
+    "one small": lambda n: torch.cat((torch.ones(n - 1), torch.tensor([1e-4]))).double(),
+    "Wishart": _wishart,
+}
+
+
+# Error over κ/p. One small eigenvalue among equals is the worst case, 2^-22: all of the root is in its direction.
+ROUNDING = {"log-spaced": 2e-8, "power law": 2e-8, "cluster and tail": 4e-8, "one small": 3e-7, "Wishart": 2e-8}
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_other_spectra(name, p, with_spectrum, power, error, schedule):
+    values = SPECTRA[name](512)
+    A = with_spectrum((values / values.max()).numpy())[0].float()
+    kappa = float(values.max() / values.min())
+    X = SymmetricRoot(schedule(p, kappa, (2, 4)), p=p)(A.cuda())
+    assert error(X, power(A, -1 / p)) <= ROUNDING[name] * kappa / p + 2e-6
