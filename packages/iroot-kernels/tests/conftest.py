@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import cycle
@@ -15,6 +16,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# Kernels run on a CPU where there is no GPU. Triton decides that when it is first imported, its own functions included.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 Schedule = Callable[..., list[Polynomial]]
 
