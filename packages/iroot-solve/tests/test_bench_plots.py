@@ -149,6 +149,13 @@ def test_arms_without_an_answer_are_named():
     assert [text for text in silent if text.startswith("no answer")] == ["no answer:\nDenman-Beavers"] * 2
 
 
+def test_what_diverged_is_no_answer_and_takes_no_room():
+    figure = drawn("pareto", measured(kappas=(1e3,), arms={**ARMS, "diverges": (10.0, 0.0, 1e24, 0.0)}))
+    assert all(ax.get_xlim()[1] < 10 for ax in figure.axes)
+    texts = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert [text for text in texts if "no answer" in text] == ["no answer:\ndiverges"] * 2
+
+
 def test_a_size_without_any_answer_can_be_drawn():
     samples = [replace(s, status="failed: X", error=None) if s.n == 1024 else s for s in measured(kappas=(1e1,))]
     assert "".join(text.get_text() for text in drawn("pareto", samples).axes[1].texts).count("\n") == len(ARMS)

@@ -72,6 +72,8 @@ STEPS = {1 / 8: "1/8", 1 / 4: "1/4", 1 / 2: "1/2", 1 / 1.5: "1/1.5", 1 / 1.1: "1
          1.1: "1.1", 1.5: "1.5", 2.0: "2", 4.0: "4", 8.0: "8"}  # fmt: skip
 # An error of exactly 0 has no place on a logarithmic axis; it is drawn here, below any rounding of float64.
 ZERO_ERROR = 1e-17
+# A relative error above this is no answer.
+DIVERGED = 10.0
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def _paretos(case: Sequence[Row], look: _Look) -> Figure:
     sizes = grouped(case, lambda row: row.point.shape)
     columns = max(len({row.point for row in size}) for size in sizes.values())
     figure, axes = _grid(len(panels), columns, "row")
-    errors = [look.tol, *(_error(row) for row in case if row.error is not None)]
+    errors = [look.tol, *(_error(row) for row in case if _answers(row))]
     reach = (min(errors) / 4, max(errors) * 4)
     for ax, (point, panel) in zip(axes, panels.items(), strict=True):
         ax.set_title(f"{_shape(point, list(panels))}, {_kappa(point)}")
@@ -260,7 +262,7 @@ def _paretos(case: Sequence[Row], look: _Look) -> Figure:
 
 def _pareto(ax: Axes, panel: Sequence[Row], look: _Look, reach: tuple[float, float]) -> None:
     """The arms of one point, and those of them that no other beats in both time and error."""
-    drawn = sorted((row for row in panel if row.error is not None), key=lambda row: (row.ms, _error(row)))
+    drawn = sorted((row for row in panel if _answers(row)), key=lambda row: (row.ms, _error(row)))
     front = [row for i, row in enumerate(drawn) if all(_error(row) < _error(faster) for faster in drawn[:i])]
     ax.plot([_error(row) for row in front], [row.ms for row in front], drawstyle="steps-pre", **FRONT)
     for row in drawn:
@@ -271,7 +273,7 @@ def _pareto(ax: Axes, panel: Sequence[Row], look: _Look, reach: tuple[float, flo
             place: dict[str, Any] = {"xytext": (0, 5), "textcoords": "offset points", "ha": side}
             ax.annotate(row.arm, (_error(row), row.ms), fontsize=7, color=GREY, **place)
     ax.axvline(look.tol, **TOLERANCE)
-    if silent := [row.arm for row in panel if row.error is None]:
+    if silent := [row.arm for row in panel if not _answers(row)]:
         text = "\n".join(["no answer:", *silent])
         ax.text(0.03, 0.04, text, transform=ax.transAxes, fontsize=7, color=GREY, va="bottom")
     ax.set_xscale("log")
@@ -279,6 +281,11 @@ def _pareto(ax: Axes, panel: Sequence[Row], look: _Look, reach: tuple[float, flo
     ax.xaxis.set_major_locator(LogLocator(numticks=5))
     ax.xaxis.set_major_formatter(POWERS)
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _answers(row: Row) -> bool:
+    """Whether it gave numbers that have to do with the answer: of what diverged, the exponent is of no interest."""
+    return row.error is not None and row.error <= DIVERGED
 
 
 def _error(row: Row) -> float:
