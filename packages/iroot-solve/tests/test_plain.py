@@ -219,6 +219,16 @@ def test_the_precision_of_a_large_eigendecomposition_follows_from_a_look(spd, rh
         assert distance(found.Z, truth(A, B, -0.5)) <= 1e-4
 
 
+@pytest.mark.parametrize("n", [12, 320])
+def test_a_new_matrix_needs_no_new_plan(spd, rhs, monkeypatch, n):
+    """Plans cost milliseconds, and no two matrices have the same condition number."""
+    B = rhs(n, 4)
+    assert _plain(spd(n, 2.0), B, Fraction(-1, 2), strategy="eigh") is not None
+    monkeypatch.setattr("iroot_solve._choose.plan", None)
+    for kappa in (3.0, 50.0, 1e5):
+        assert _plain(spd(n, kappa), B, Fraction(-1, 2), strategy="eigh") is not None
+
+
 def test_beyond_the_range_of_the_answers_dtype_is_no_answer(spd, rhs):
     """1e3/1e-3 is beyond 65504."""
     A, B = (spd(12, 5.0) * 1e-3).half(), (rhs(12, 2) * 1e3).half()

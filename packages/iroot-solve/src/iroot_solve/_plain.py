@@ -27,6 +27,7 @@ from iroot_solve._eigh import run_eigh
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
 from iroot_solve._outcome import Outcome
+from iroot_solve._predict import rounding_error
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
@@ -151,7 +152,8 @@ class _Passed:
         kappa = float((high / low).amax())
         if not (0 < float(low.amin()) and kappa < math.inf):
             return None
-        return choose(task, min(1.0, 1 / kappa), 1.0, "eigh").precision
+        error = rounding_error("eigh", "fp32", max(1.0, kappa), task.exponent, n=task.n)
+        return "fp32" if task.meets(error) else "fp64"
 
     def run(self, strategy: str, dtype: torch.dtype) -> Outcome:
         """Carry out the factorisation."""
