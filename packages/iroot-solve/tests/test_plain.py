@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from iroot_solve import IrootError, StagnationWarning, solve_spd
+from iroot_solve._cholesky import factorised
 from iroot_solve._plain import Way, plain
 from iroot_solve._problem import read_problem
 from iroot_solve._result import SolveWorkspace
@@ -148,6 +149,22 @@ def test_a_refined_answer_is_its_answer_too(spd, rhs, truth, distance, quick):
     assert found is not None
     assert found.stats.fallbacks == ("more steps",) and found.stats.precision == "fp32"
     assert distance(found.Z, truth(A, B, -1.0)) <= 1e-4
+
+
+def test_many_right_hand_sides_are_not_refined(spd, rhs, truth, distance, quick):
+    """The diagonal of L tells, before the float32 solve; a few columns are refined all the same."""
+    for kappa, wanted in ((1e2, "fp32"), (2e5, "fp64")):
+        A, B = spd(96, kappa), rhs(96, 96)
+        found = _plain(A, B)
+        assert found is not None and found.stats.precision == wanted and found.stats.fallbacks == ()
+        assert distance(found.Z, truth(A, B, -1.0)) <= 1e-4
+        assert found.stats.products["cholesky"] == 1
+
+
+@pytest.mark.parametrize("kappa", [1e1, 1e3, 1e5])
+def test_the_diagonal_of_the_factor_bounds_the_condition_from_below(spd, kappa):
+    A = torch.stack([spd(96, kappa, seed=seed, dtype=torch.float64) for seed in range(3)])
+    assert kappa / 50 <= factorised(A, SolveWorkspace()).kappa(A) <= kappa
 
 
 def test_without_fallback_nothing_is_refined(spd, rhs, quick):

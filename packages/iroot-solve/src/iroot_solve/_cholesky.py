@@ -26,7 +26,9 @@ PROBES = 4
 Wide = Callable[[], "tuple[Tensor, Tensor]"]
 
 
-def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: Wide | None = None) -> Outcome:
+def run_cholesky(
+    S: Tensor, B: Tensor | None, ws: Workspace, wide: Wide | None = None, factor: Factor | None = None
+) -> Outcome:
     """Where the factorisation breaks down Z is NaN: the certificate sees it.
 
     Args:
@@ -34,13 +36,14 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: Wide | None =
         B: `(b, n, k)`, or `None` for the inverse.
         ws: Where L and Z live.
         wide: Makes A and B in float64, for a refinement.
+        factor: That of S, if it is there.
 
     Returns:
         The outcome; its `lowest` is ‖A⁻¹V‖/‖A⁻²V‖ ≥ λmin for four ±1 vectors V, two steps of inverse iteration: the
         first rides along with B, the second with the certificate. Cost: n³/3 multiply-adds and two solves with k + 4
         columns; resumed, four more with k and a product, for a float64 Z.
     """
-    factor = _factorised(S, ws)
+    factor = factor or factorised(S, ws)
     outcome = _solved(factor, f"cholesky in {factor.name}: L·Lᵀ·Z = B", B)
     outcome.products["cholesky"] = S.shape[0]
     if wide is not None:
@@ -52,10 +55,10 @@ def run_cholesky(S: Tensor, B: Tensor | None, ws: Workspace, wide: Wide | None =
 
 def _again(L: Tensor, broken: Tensor, text: str, ws: Workspace, B: Tensor | None) -> Outcome:
     """The factor that is there, for another right-hand side."""
-    return _solved(_Factor(L, broken, ws), text, B)
+    return _solved(Factor(L, broken, ws), text, B)
 
 
-def _solved(factor: _Factor, text: str, B: Tensor | None) -> Outcome:
+def _solved(factor: Factor, text: str, B: Tensor | None) -> Outcome:
     """Z, and what its certificate needs, from a factor that is there."""
     L = factor.L
     signs = probe_signs(L.shape[-1], PROBES, L.device, 0, L.dtype).expand(*L.shape[:-1], PROBES)
@@ -88,11 +91,12 @@ def _solved(factor: _Factor, text: str, B: Tensor | None) -> Outcome:
     )
 
 
-def _factorised(S: Tensor, ws: Workspace) -> _Factor:
+def factorised(S: Tensor, ws: Workspace) -> Factor:
+    """L, in a buffer."""
     L = ws.like(f"factor {S.dtype}", S).mT  # column by column, as LAPACK reads it
     info = ws.buffer("info", S.shape[:-2], torch.int32, S.device)
     torch.linalg.cholesky_ex(S, out=(L, info))
-    return _Factor(L, (info != 0)[:, None, None], ws)
+    return Factor(L, (info != 0)[:, None, None], ws)
 
 
 def ends(S: Tensor, ws: Workspace, seed: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +105,7 @@ def ends(S: Tensor, ws: Workspace, seed: int) -> tuple[Tensor, Tensor]:
     ‖S⁻¹V‖/‖S⁻²V‖ ≥ λmin for random V, and at most twice that for log-spaced spectra; NaN where the factorisation breaks
     down, and 0 or infinity where even so a number leaves the range. Cost: n³/3 multiply-adds, and four thin products.
     """
-    factor = _factorised(S, ws)
+    factor = factorised(S, ws)
     V = probe_signs(S.shape[-1], PROBES, S.device, seed, S.dtype).expand(*S.shape[:-1], PROBES)
     # Over their largest entries: squares of S²V or S⁻²V may leave the range.
     (once, _), (image, _) = unit(factor.solve("once", V)), unit(torch.bmm(S, V))
@@ -109,12 +113,17 @@ def ends(S: Tensor, ws: Workspace, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Factor:
+class Factor:
     """L·Lᵀ = S; what is solved by it is NaN where the factorisation broke down."""
 
     L: Tensor
     broken: Tensor
     ws: Workspace
+
+    def kappa(self, S: Tensor) -> float:
+        """max s_ii/min l_ii² ≤ κ(S), of the worst of a batch; κ/2 to κ/35 for log-spaced spectra in dense eigenbases."""
+        largest, smallest = S.diagonal(dim1=-2, dim2=-1).amax(-1), self.L.diagonal(dim1=-2, dim2=-1).amin(-1)
+        return float((largest / smallest.square()).amax())
 
     @property
     def name(self) -> str:
@@ -144,7 +153,7 @@ class _Factor:
         return U.to(V.dtype)
 
 
-def _refined(outcome: Outcome, wide: Wide, factor: _Factor) -> Outcome:
+def _refined(outcome: Outcome, wide: Wide, factor: Factor) -> Outcome:
     """Z + A⁻¹·(B − A·Z), the residual in float64."""
     A, B = wide()
     # The first Z may be in other units by now.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from iroot_solve._case import task_of
 from iroot_solve._certificate import CHANCE_SIZE, Array, PlainMatrix, appraise, measure
-from iroot_solve._cholesky import ends, run_cholesky
+from iroot_solve._cholesky import ends, factorised, run_cholesky
 from iroot_solve._choose import Task, cholesky_look_ms, choose
 from iroot_solve._eigh import run_eigh
 from iroot_solve._ladder import Ledger
@@ -39,6 +39,11 @@ from iroot_solve._verdict import suspicious
 # Norms between 1/ORDINARY and ORDINARY: in float32 no square of A, B or a product of the two leaves the range.
 ORDINARY = 2.0**40
 FACTORISATIONS = ("eigh", "cholesky")
+# Columns that a refinement multiplies or solves for, in float64, over those of B; its cost over that of a factorisation
+# is about this times k/n.
+REFINING = 5
+# The diagonal of L shows between all of κ and a thirtieth.
+HIDDEN = 3.0
 
 
 class Way(NamedTuple):
@@ -60,8 +65,7 @@ def plain(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> 
     passed = _Passed(problem, options, ws)
     if not passed.ordinary(torch.float64 if way.precision == "fp64" else torch.float32):
         return None
-    name = way.precision or passed.precision(task)
-    outcome = None if name is None else passed.run(way.strategy, precision(name).storage)
+    outcome = passed.by_eigh(task, way.precision) if way.strategy == "eigh" else passed.by_cholesky(task, way.precision)
     ledger = Ledger.empty(Z)
     while outcome is not None:
         if passed.settle(outcome, ledger):
@@ -146,8 +150,16 @@ class _Passed:
         even = self._defect is None or bool((self._defect <= symmetry_limit(self.problem)).all())
         return small and even and _ordinary(self.size)
 
-    def precision(self, task: Task) -> str | None:
-        """For `eigh`, from κ to a factor of two; `None` where Cholesky does not show it."""
+    def by_eigh(self, task: Task, name: str | None) -> Outcome | None:
+        """The eigendecomposition; `None` where a look was due and Cholesky shows no κ."""
+        name = name or self._precision(task)
+        if name is None:
+            return None
+        dtype = precision(name).storage
+        return run_eigh(self.matrix(dtype), self.right(dtype), task.exponent, self.ws)
+
+    def _precision(self, task: Task) -> str | None:
+        """From κ to a factor of two."""
         low, high = ends(self.matrix(torch.float32), self.ws, self.options.seed)
         kappa = float((high / low).amax())
         if not (0 < float(low.amin()) and kappa < math.inf):
@@ -155,12 +167,18 @@ class _Passed:
         error = rounding_error("eigh", "fp32", max(1.0, kappa), task.exponent, n=task.n)
         return "fp32" if task.meets(error) else "fp64"
 
-    def run(self, strategy: str, dtype: torch.dtype) -> Outcome:
-        """Carry out the factorisation."""
-        S, B = self.matrix(dtype), self.right(dtype)
-        if strategy == "eigh":
-            return run_eigh(S, B, self.problem.exponent, self.ws)
-        return run_cholesky(S, B, self.ws, self._wide if dtype is torch.float32 and B is not None else None)
+    def by_cholesky(self, task: Task, name: str | None) -> Outcome:
+        """In float32, refined where it has to be. For many right-hand sides that costs more than a factorisation in
+        float64: then the diagonal of L decides between the two before anything is solved."""
+        if name == "fp64":
+            return run_cholesky(self.matrix(torch.float64), self.right(torch.float64), self.ws)
+        S, B = self.matrix(torch.float32), self.right(torch.float32)
+        factor = factorised(S, self.ws)
+        if REFINING * task.k > task.n and not task.root:
+            error = rounding_error("cholesky", "fp32", HIDDEN * factor.kappa(S), task.exponent)
+            if not task.meets(error):
+                return run_cholesky(self.matrix(torch.float64), self.right(torch.float64), self.ws)
+        return run_cholesky(S, B, self.ws, None if B is None else self._wide, factor)
 
     def _wide(self) -> tuple[Tensor, Tensor]:
         B = self.right(torch.float64)
