@@ -121,7 +121,7 @@ class Factor:
     ws: Workspace
 
     def kappa(self, S: Tensor) -> float:
-        """max s_ii/min l_ii² ≤ κ(S), of the worst of a batch; κ/2 to κ/35 for log-spaced spectra in dense eigenbases."""
+        """max s_ii/min l_ii² ≤ κ(S) of the worst of a batch; κ/2 to κ/35 for log-spaced spectra, dense eigenbases."""
         largest, smallest = S.diagonal(dim1=-2, dim2=-1).amax(-1), self.L.diagonal(dim1=-2, dim2=-1).amin(-1)
         return float((largest / smallest.square()).amax())
 
