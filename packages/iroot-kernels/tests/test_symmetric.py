@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from iroot_kernels import (
     Workspace,
     binary_chain,
     has_form,
+    symmetric_products,
+    tiling,
 )
 from iroot_kernels._symmetric import ROOT, compiled
+from iroot_kernels._symmetric_root import SHARED_BYTES
 
 # Degree 8 in three products; see `Polynomial.factors`. Any numbers make a polynomial.
 FACTORS = (0.1, -0.1, 0.2, 0.1, -0.2, 0.1, 0.05, -0.06, -0.9, -1.0)
@@ -214,3 +218,27 @@ def test_counts_are_shared(interpreted):
     products = Products("fp16x3")
     SymmetricRoot(list(_steps((2,))), p=2, precision=products)(0.5 * torch.eye(3)[None])
     assert products.square == 1
+
+
+def test_shared_memory_is_that_of_the_largest_tile():
+    tilings = [tiling(N, planes, step) for N in range(64, 8192, 64) for planes in (1, 2) for step in (0, 1)]
+    # Two planes, or two blocks of one; of both operands, two bytes a number.
+    assert max(cut.stages * 2 * 2 * cut.size * cut.depth * 2 for cut in tilings) == SHARED_BYTES
+
+
+# Shared memory per block, opted in, from NVIDIA's table of compute capabilities: 227, 163 and 99 KiB.
+@pytest.mark.parametrize(
+    ("shared", "hip", "runs"),
+    [(227, None, True), (163, None, False), (99, None, False), (227, "6.4", False)],
+    ids=["H200", "A100", "RTX 4090", "AMD"],
+)
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_devices_that_the_kernels_are_for(monkeypatch, shared, hip, runs):
+    properties = SimpleNamespace(shared_memory_per_block_optin=shared * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert symmetric_products.__wrapped__(torch.device("cuda", 0)) is runs
+
+
+def test_a_cpu_has_no_symmetric_products():
+    assert not symmetric_products(torch.device("cpu"))

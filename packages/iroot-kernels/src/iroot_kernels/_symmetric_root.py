@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ TILE = 64
 # A matrix has fewer numbers than int32, and so have all planes rows.
 MOST = 2**31 - 1
 LARGE = 3072
+# Of the largest tile: 3 stages of a block of two planes of two operands.
+SHARED_BYTES = 3 * 2 * 2 * 128 * 64 * 2
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,14 @@ def tiling(N: int, planes: int, step: int) -> Tiling:
 
 @lru_cache(maxsize=8)
 def symmetric_products(device: torch.device) -> bool:
-    """Whether `SymmetricRoot` runs on the device: CUDA (compute capability 8 or more) with Triton installed."""
-    if device.type != "cuda" or find_spec("triton") is None:
+    """Whether `SymmetricRoot` runs on the device: NVIDIA's, with 192 KiB of shared memory (H100 and later), and Triton.
+
+    AMD's are of type cuda, too, and nobody has run the kernels there.
+    """
+    if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device)[0] >= 8
+    properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks this one
+    return bool(properties.shared_memory_per_block_optin >= SHARED_BYTES)
 
 
 class SymmetricRoot:
