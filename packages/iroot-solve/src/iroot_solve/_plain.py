@@ -42,7 +42,7 @@ FACTORISATIONS = ("eigh", "cholesky")
 # Columns that a refinement multiplies or solves for, in float64, over those of B; its cost over that of a factorisation
 # is about this times k/n.
 REFINING = 5
-# The diagonal of L shows κ/2 to κ/35 (`Factor.kappa`); where this was too little, a refinement or the usual way follows.
+# The diagonal of L shows κ/2 to κ/35 (`Factor.kappa`); if this is too little, a refinement or the usual way follows.
 HIDDEN = 3.0
 
 
