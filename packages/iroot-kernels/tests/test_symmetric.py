@@ -19,8 +19,9 @@ from iroot_kernels import (
     symmetric_products,
     tiling,
 )
-from iroot_kernels._symmetric import ROOT, compiled
-from iroot_kernels._symmetric_root import SHARED_BYTES
+from iroot_kernels._symmetric import ROOT, X_COLUMNS, Columns
+from iroot_kernels._symmetric_compiler import compiled
+from iroot_kernels._tiling import SHARED_BYTES
 
 # Degree 8 in three products; see `Polynomial.factors`. Any numbers make a polynomial.
 FACTORS = (0.1, -0.1, 0.2, 0.1, -0.2, 0.1, 0.05, -0.06, -0.9, -1.0)
@@ -45,20 +46,21 @@ def _steps(degrees):
         yield _eighth() if degree == 8 else Polynomial(0.5, 0.5, (0.9 + t[0], *t[1:]))
 
 
-def _executed(program, A, check=lambda planes: None):
+def _executed(program, A, B=None, check=lambda planes: None):
     """A program in float64, with every operand read through its planes; all buffers of a launch are written late."""
-    wholes, planes, n = {}, {}, A.shape[-1]
+    n = A.shape[-1]
+    square, thin = ({}, {}), ({}, {})  # float32 and planes of either kind
 
-    def results(job, P):
+    def results(job, P, wholes):
         found = []
         for r in job.results:
             alpha, beta, delta, gamma = r.factors
-            value = alpha * P + gamma * torch.eye(n, dtype=P.dtype)
+            value = alpha * P + (gamma * torch.eye(n, dtype=P.dtype) if gamma else 0)
             value = value + (beta * wholes[job.C] if beta else 0) + (delta * wholes[job.D] if delta else 0)
             found.append((r, value))
         return found
 
-    def write(found):
+    def write(found, wholes, planes):
         for r, value in found:
             if r.whole >= 0:
                 wholes[r.whole] = value
@@ -66,11 +68,15 @@ def _executed(program, A, check=lambda planes: None):
                 check(r.scale * value)
                 planes[r.planes] = r.scale * value
 
-    write(results(program.jobs[0], A))
+    write(results(program.jobs[0], A, square[0]), *square)
+    if B is not None:
+        write(results(program.jobs[1], B, thin[0]), *thin)
     for launch in program.launches:
+        kind = thin if launch.thin else square
         jobs = program.jobs[launch.first : launch.first + launch.count]
-        write([pair for job in jobs for pair in results(job, planes[job.left] @ planes[job.right])])
-    return wholes[ROOT]
+        made = [(job, square[1][job.right] @ kind[1][job.left]) for job in jobs]
+        write([pair for job, P in made for pair in results(job, P, kind[0])], *kind)
+    return square[0][ROOT] if B is None else thin[0][X_COLUMNS]
 
 
 def _expected(steps, p, power, values):
@@ -92,11 +98,54 @@ def test_a_program_is_its_polynomials(spd, degrees, p, power):
     A = spd(12, 30.0)[0]
     values, V = torch.linalg.eigh(A)
     largest = []
-    X = _executed(program, A, lambda planes: largest.append(float(planes.abs().max())))
+    X = _executed(program, A, check=lambda planes: largest.append(float(planes.abs().max())))
     expected = (V * torch.from_numpy(_expected(steps, p, power, values.numpy()))) @ V.mT
     assert torch.dist(X, expected) <= 1e-10 * expected.norm()
     # Entries lie below the norm; the grid that bounds it is fine, and planes have three bits to spare.
     assert max(largest) <= 1.01 * 2.0**13 and program.products == len(program.jobs) - 1
+
+
+@pytest.mark.parametrize("recurrence", [False, True])
+@pytest.mark.parametrize(("p", "power"), POWERS)
+@pytest.mark.parametrize("degrees", MIXED)
+def test_a_program_acts_on_columns(spd, degrees, p, power, recurrence):
+    steps = list(_steps(degrees))
+    program = compiled(tuple(steps), p, power, binary_chain(p), "fp16x3", 1.0, columns=Columns(2, recurrence))
+    A, B = spd(12, 30.0)[0], torch.rand(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values, V = torch.linalg.eigh(A)
+    largest = []
+    X = _executed(program, A, B, lambda planes: largest.append(float(planes.abs().max())))
+    expected = V * torch.from_numpy(_expected(steps, p, power, values.numpy())) @ V.mT @ B
+    assert torch.dist(X, expected) <= 1e-10 * expected.norm() and max(largest) <= 1.01 * 2.0**13
+    last = steps[-1].degree if recurrence else 1
+    assert program.thin_products == power * (len(steps) - 1 + last)
+    assert len(program.factors) == len(steps) and program.factors[-1].end is (steps[-1] if recurrence else None)
+
+
+@pytest.mark.parametrize("recurrence", [None, False, True])
+@pytest.mark.parametrize(("p", "power"), POWERS)
+@pytest.mark.parametrize("degrees", MIXED)
+def test_low_planes_are_written_where_they_are_read(degrees, p, power, recurrence):
+    """Whatever the number of coarse steps; and what is kept is never written again."""
+    columns = None if recurrence is None else Columns(2, recurrence)
+    for coarse in range(4):
+        program = compiled(tuple(_steps(degrees)), p, power, binary_chain(p), "fp16x3", 1.0, coarse, columns)
+        low, kept = {}, {}
+        factors = {factor.planes: factor.coarse for factor in program.factors}
+        entering = [(job, None) for job in program.jobs[: 1 if columns is None else 2]]
+        for job, launch in entering + [
+            (program.jobs[x.first + i], x) for x in program.launches for i in range(x.count)
+        ]:
+            thin = job is program.jobs[1] if launch is None and columns else launch is not None and launch.thin
+            if launch is not None:
+                assert launch.coarse == (launch.step >= len(degrees) - coarse)
+                assert launch.coarse or (low[thin, job.left] and low[False, job.right])
+                if launch.thin and job.right in factors:
+                    kept[job.right] = factors[job.right]
+            for r in job.results:
+                assert r.planes not in kept or thin
+                low[thin, r.planes] = bool(r.flags & 8)
+        assert all(is_coarse or low[False, slot] for slot, is_coarse in factors.items())
 
 
 @pytest.mark.parametrize(("p", "power"), POWERS)
@@ -133,11 +182,16 @@ def test_work_is_that_of_the_schedule():
 
 @pytest.mark.parametrize(
     ("steps", "precision", "message"),
-    [((), "fp16x3", "no steps"), ((5,), "fp16x3", "degree 5"), ((2,), "fp32", "has no planes")],
+    [((), "fp16x3", "no steps"), ((5, 2), "fp16x3", "degree 5"), ((2,), "fp32", "has no planes")],
 )
 def test_what_has_no_form_is_an_error(steps, precision, message):
     with pytest.raises(ValueError, match=message):
         SymmetricRoot(list(_steps(steps)), p=2, precision=precision)
+
+
+def test_a_last_step_without_a_form_acts_on_columns_only():
+    with pytest.raises(ValueError, match="degree 5"):
+        SymmetricRoot(list(_steps((2, 5))), p=2)(torch.eye(3)[None])
 
 
 def test_forms():
@@ -185,6 +239,58 @@ def test_kernels_under_the_interpreter(spd, interpreted, n, batch, name, p, powe
         Y = V @ (y.unsqueeze(-1) * V.mT)
         assert torch.dist(root.Y.double(), Y) <= 3 * ROUNDING[name] * Y.norm()
     assert root.products.square == root.program.products
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("n", "k", "batch", "p", "power", "degrees"),
+    [(1, 1, 1, 2, 1, (1, 4)), (65, 3, 2, 3, 2, (2, 7)), (130, 70, 1, 4, 1, (1, 8)), (40, 40, 2, 1, 1, (8,))],
+)
+def test_columns_under_the_interpreter(spd, interpreted, n, k, batch, p, power, degrees):
+    """B of several scales; both ways to end (70 columns of 130 are too many for a recurrence)."""
+    steps, A = list(_steps(degrees)), spd(n, 10.0, batch).float()
+    B = torch.randn(batch, n, k, generator=torch.Generator().manual_seed(0))
+    B[-1] *= 1e30
+    root = SymmetricRoot(steps, p=p, power=power, workspace=_Poisoned(), choose=lambda *_: SMALL)
+    Z = root(A, B)
+    values, V = torch.linalg.eigh(A.double())
+    x = torch.from_numpy(_expected(steps, p, power, values.numpy()))
+    expected = V @ (x.unsqueeze(-1) * (V.mT @ B.double()))
+    assert Z.shape == B.shape and root.products.columns == root.program.thin_products * k
+    scale = expected.flatten(1).norm(dim=1)
+    assert bool(((Z - expected).flatten(1).norm(dim=1) <= 2e-6 * scale).all())
+    root.ws = Workspace()
+    W = root.apply(B.double())
+    assert bool(((W - expected).flatten(1).norm(dim=1) <= 2e-6 * scale).all())
+    assert root.products.square == root.program.products
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("columns", [False, True])
+def test_coarse_steps_under_the_interpreter(spd, interpreted, columns):
+    """Rounding to 11 bits in the last step shows, in all of them more; `apply` is what was applied."""
+    steps, A = list(_steps((1, 4, 8))), spd(40, 10.0).float()
+    B = torch.randn(1, 40, 2, generator=torch.Generator().manual_seed(0)) if columns else None
+    values, V = torch.linalg.eigh(A.double())
+    expected = V @ (torch.from_numpy(_expected(steps, 2, 1, values.numpy())).unsqueeze(-1) * V.mT)
+    expected = expected if B is None else expected @ B.double()
+    errors = []
+    for coarse in range(4):
+        root = SymmetricRoot(steps, p=2, coarse=coarse, workspace=_Poisoned(), choose=lambda *_: SMALL)
+        X = root(A, B)
+        errors.append(float(torch.dist(X.double(), expected) / expected.norm()))
+        root.ws = Workspace()
+        if B is not None:  # the thin operands are rounded, too, where apply has float64
+            assert torch.dist(root.apply(B.double()), X) <= (2e-6, 3e-4)[coarse > 0] * X.norm()
+    assert errors[0] < 2e-6 < 1e-5 < errors[1] < errors[3] < 2e-3
+
+
+@pytest.mark.parametrize(
+    "B", [torch.ones(1, 3), torch.ones(1, 2, 1), torch.ones(1, 3, 0), torch.ones(1, 3, 1).double()]
+)
+def test_columns_that_do_not_fit_are_an_error(B):
+    with pytest.raises((ValueError, TypeError), match="B must"):
+        SymmetricRoot(list(_steps((2,))), p=2)(torch.eye(3)[None], B)
 
 
 class _Poisoned(Workspace):

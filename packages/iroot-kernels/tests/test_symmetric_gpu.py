@@ -144,3 +144,61 @@ def test_other_spectra(name, p, with_spectrum, power, error, schedule):
     kappa = float(values.max() / values.min())
     X = SymmetricRoot(schedule(p, kappa, (2, 4)), p=p)(A.cuda())
     assert error(X, power(A, -1 / p)) <= ROUNDING[name] * kappa / p + 2e-6
+
+
+@pytest.mark.parametrize("name", ["fp16x3", "bf16x3", "fp16"])
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (64, 5), (65, 1), (130, 70), (257, 16), (1000, 100), (1000, 600)])
+def test_accuracy_on_columns(name, p, n, k, spd, power, error, schedule):
+    A = spd(n, 1e2, batch=2 if n < 300 else 1, dtype=torch.float32)
+    B = torch.randn(A.shape[0], n, k, generator=torch.Generator().manual_seed(0))
+    B[-1] *= 1e30
+    root = SymmetricRoot(schedule(p, 1e2, (1, 2, 4)), p=p, precision=name, workspace=_Poisoned())
+    Z, truth = root(A.cuda(), B.cuda()), power(A, -1 / p).cuda() @ B.double().cuda()
+    errors = (Z - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)
+    assert float(errors.max()) <= PROMISED[name][0]
+    root.ws = Workspace()
+    W = root.apply(B.double().cuda())
+    assert bool(((W - truth).flatten(1).norm(dim=1) <= PROMISED[name][0] * truth.flatten(1).norm(dim=1)).all())
+
+
+@pytest.mark.parametrize("n", [512, 3200])
+@pytest.mark.parametrize("k", [1, 64, 2000])
+def test_columns_of_large_matrices(n, k, schedule):
+    """Against the root of the same steps; 128 × 128 tiles read planes that thin products read in tiles of 64."""
+    G = torch.randn(n, 2 * n, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    A = G @ G.mT
+    A = ((A + A.mT) / (2 * torch.linalg.matrix_norm(A, 2) * 1.01))[None]
+    B = torch.randn(1, n, k, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+    steps = schedule(2, 1e2, (2, 4))
+    X = SymmetricRoot(steps, p=2)(A).double()
+    Z = SymmetricRoot(steps, p=2, workspace=_Poisoned())(A, B)
+    assert torch.dist(Z.double(), X @ B.double()) <= 1e-5 * torch.linalg.norm(X @ B.double())
+
+
+def test_columns_in_a_graph_with_the_same_bits(spd, schedule):
+    A, steps = spd(192, 1e2, dtype=torch.float32).cuda(), schedule(2, 1e2, (2, 4))
+    B = torch.randn(1, 192, 7, device="cuda")
+    root = SymmetricRoot(steps, p=2)
+    first = root(A, B).clone()
+    assert torch.equal(root(A, B), first)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        Z = root(A, B)
+    B.copy_(2 * B)
+    graph.replay()
+    assert torch.equal(Z, 2 * first)
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_coarse_steps_cost_accuracy_and_save_time_not_correctness(p, spd, power, error, schedule):
+    """One plane in the last steps: the rounding of 11 bits of their increments."""
+    A = spd(512, 1e4, dtype=torch.float32)
+    truth = power(A, -1 / p)
+    found = [
+        error(SymmetricRoot(schedule(p, 1e4, (2, 4)), p=p, coarse=c, workspace=_Poisoned())(A.cuda()), truth)
+        for c in (0, 1, 2)
+    ]
+    assert (
+        found[0] <= PROMISED["fp16x3"][1] and found[0] <= 1.1 * found[1] <= 1.2 * found[2] <= 3e-2 and found[1] <= 2e-3
+    )

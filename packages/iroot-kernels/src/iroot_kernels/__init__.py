@@ -19,9 +19,11 @@ from iroot_kernels._quadratic import (
     inverse_solve_pe_quadratic_coupled,
     quadratics,
 )
+from iroot_kernels._rank_k import symmetric_rank_k
 from iroot_kernels._series import SeriesResult, cayley_series, chebyshev_series
 from iroot_kernels._symmetric import SYMMETRIC_DEGREES, has_form
-from iroot_kernels._symmetric_root import SymmetricRoot, Tiling, symmetric_products, tiling
+from iroot_kernels._symmetric_root import SymmetricRoot
+from iroot_kernels._tiling import Tiling, symmetric_products, tiling
 from iroot_kernels._triple import TripleIteration
 from iroot_kernels._uncoupled import UncoupledIteration
 from iroot_kernels._workspace import Workspace
@@ -60,5 +62,6 @@ __all__ = [
     "precision",
     "quadratics",
     "symmetric_products",
+    "symmetric_rank_k",
     "tiling",
 ]

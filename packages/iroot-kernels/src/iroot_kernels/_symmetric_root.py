@@ -2,91 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from iroot_kernels._chain import Chain, binary_chain, check_chain
-from iroot_kernels._polynomial import Polynomial
+from iroot_kernels._polynomial import Polynomial, apply_polynomial
 from iroot_kernels._products import Products
-from iroot_kernels._symmetric import ROOT, X_SLOT, Y_SLOT, Program, compiled
+from iroot_kernels._symmetric import ROOT, X_COLUMNS, X_SLOT, Y_SLOT, Columns, Factor, formed, has_form, in_planes
+from iroot_kernels._symmetric_compiler import compiled
+from iroot_kernels._symmetric_run import Held, run
+from iroot_kernels._tiling import MOST, TILE, Tiling, tiling
 from iroot_kernels._workspace import Workspace
-
-# All sizes are padded with zeros to a multiple of the smaller tile.
-TILE = 64
-# A matrix has fewer numbers than int32, and so have all planes rows.
-MOST = 2**31 - 1
-LARGE = 3072
-# Of the largest tile: 3 stages of a block of two planes of two operands.
-SHARED_BYTES = 3 * 2 * 2 * 128 * 64 * 2
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a product is cut.
-
-    Attributes:
-        size: Rows and columns of a tile.
-        depth: Of a block along K. Tensor cores add up a block in less than float32, so that its depth is in the error.
-        warps, stages: Of a program.
-    """
-
-    size: int
-    depth: int
-    warps: int
-    stages: int
-
-
-def tiling(N: int, planes: int, step: int) -> Tiling:
-    """The fastest of those that were measured on an H200 (n = 512 … 4096).
-
-    The first step meets the smallest eigenvalues, and its rounding is most of the error: blocks half as deep take a
-    third of it away at large κ, at a fifth more time for this step. In later steps they gain nothing.
-    """
-    fine = step == 0 and planes == 2
-    if N >= LARGE and N % (2 * TILE) == 0:
-        return Tiling(128, 32, 8, 4) if fine else Tiling(128, 64, 8, 3)
-    if fine or N % 128:  # blocks of one plane go in pairs, and these must fill N
-        return Tiling(64, 32, 4, 4)
-    return Tiling(64, 64, 4, 3)
-
-
-@lru_cache(maxsize=8)
-def symmetric_products(device: torch.device) -> bool:
-    """Whether `SymmetricRoot` runs on the device: NVIDIA's, with 192 KiB of shared memory (H100 and later), and Triton.
-
-    AMD's are of type cuda, too, and nobody has run the kernels there.
-    """
-    if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
-        return False
-    properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks this one
-    return bool(properties.shared_memory_per_block_optin >= SHARED_BYTES)
 
 
 class SymmetricRoot:
-    """A^(-q/s) of symmetric matrices by fixed steps, made of symmetric products: half the work of full ones.
+    """A^(-q/s) of symmetric matrices, or A^(-q/s)·B, by fixed steps made of symmetric products: half of full ones.
 
     For a GPU with Triton (`symmetric_products`). It launches a kernel for each product, one for two of them where they
-    may share it, and nothing else; nothing is read back, so that it can be captured in a graph. Results are the same
-    bits in every run.
+    may share it, and nothing else for the root; nothing is read back, so that it can be captured in a graph. Results
+    are the same bits in every run.
 
     Args:
-        steps: The polynomials, of degree 1, 2, 3, 4, or 8 with factors (`has_form`).
+        steps: The polynomials, of degree 1, 2, 3, 4, or 8 with factors (`has_form`); acting on B the last one of any.
         p: Y ← Y·q^p.
         power: X ← X·q^power: 1 for A^(-1/p), q for A^(-q/p).
         chain: Addition chain that ends at p; square-and-multiply by default.
         upper: Bound of λmax that the steps were made for.
-        precision: fp16x3, bf16x3, fp16 or bf16, or `Products` that already count.
-        workspace: Buffers to use, in two planes 36·n² bytes for each matrix with p = 1, 2 or 4, 40·n² with 3 or 8.
+        precision: fp16x3, bf16x3, fp16, bf16, tf32 (runs as fp16: the same 11 bits), or `Products` that already count.
+        coarse: How many of the last steps multiply the high planes only, a third of the work; see `docs/theory`.
+        workspace: Buffers to use, in two planes 36·n² bytes for each matrix with p = 1, 2 or 4, 40·n² with 3 or 8;
+            acting on B another 4·n² for each step.
         choose: (N, planes, step) ↦ `Tiling`, of one size for all steps.
 
     Attributes:
-        X: The root, a view of the workspace.
+        X: The root, or the root acting on B; a view of the workspace.
         Y: The iterate before the last step, likewise.
         steps: Steps taken.
         last: The polynomial of the last one.
@@ -111,97 +65,131 @@ class SymmetricRoot:
         chain: Chain | None = None,
         upper: float = 1.0,
         precision: str | Products = "fp16x3",
+        coarse: int = 0,
         workspace: Workspace | None = None,
         choose: Callable[[int, int, int], Tiling] = tiling,
     ) -> None:
         self.products = precision if isinstance(precision, Products) else Products(precision)
         chain = binary_chain(p) if chain is None else tuple(chain)
         check_chain(chain, p)
-        self.program = compiled(tuple(steps), p, power, chain, self.products.how.name, upper)
+        self.how = in_planes(self.products.how.name)
+        self._compile = partial(compiled, tuple(steps), p, power, chain, self.how.name, upper, coarse)
+        # Without a form for its last step it acts on B only.
+        self.program = self._compile(None if not steps or has_form(steps[-1]) else Columns(0, True))
         self.p, self.power, self.choose = p, power, choose
         self.ws = self.products.ws = Workspace() if workspace is None else workspace
         self.steps, self.last = len(steps), steps[-1]
         self.X: Tensor | None = None
         self.Y: Tensor | None = None
-        self._whole: Tensor | None = None
+        self._held: Held | None = None
 
-    def __call__(self, A: Tensor) -> Tensor:
-        """The root of A.
+    def __call__(self, A: Tensor, B: Tensor | None = None) -> Tensor:
+        """The root of A, or the root times B.
 
         Args:
             A: `(b, n, n)` symmetric, float32, spectrum in (0, upper].
+            B: `(b, n, k)` float32.
 
         Returns:
-            `X`, `(b, n, n)` float32. Cost: `program.products` products, each half of a full one.
+            `X`, `(b, n, n)`, or `(b, n, k)`, float32. Cost: `program.products` products, each half of a full one; with
+            B fewer of them, none for X and none for the last q where that takes longer than its degree times B, and
+            `program.thin_products` with k columns.
 
         Raises:
-            ValueError, TypeError: Another shape or dtype.
+            ValueError, TypeError: Another shape or dtype, or a last step without a form and no B.
         """
+        self._check(A, B)
+        n, k = A.shape[-1], 0 if B is None else B.shape[-1]
+        N, K = -(-n // TILE) * TILE, -(-k // TILE) * TILE
+        columns = None if B is None else Columns(math.ceil(math.log2(N) / 2), _recurs(self.last, K / N))
+        self.program = self._compile(columns)
+        held = self._buffers(A, N, K)
+        exponent = None if B is None else _exponent(B)
+        run(self.program, A.contiguous(), self._entries(B, exponent), held, self.choose)
+        self.products.square += self.program.products
+        self.products.columns += self.program.thin_products * k
+        self._held, self.Y = held, held.whole[Y_SLOT, :, :n, :n]
+        if exponent is None:
+            self.X = held.whole[ROOT, :, :n, :n]
+        else:
+            X = held.thin_whole[X_COLUMNS, :, :k, :n].mT
+            self.X = torch.ldexp(X, exponent, out=self.ws.buffer("symmetric X", X.shape, X.dtype, X.device))
+        return self.X
+
+    def before(self) -> Tensor:
+        """X before the last step, `(b, n, n)`; only of a root after more than one step."""
+        assert self._held is not None and self.Y is not None and self.steps > 1
+        n = self.Y.shape[-1]
+        L = self._held.whole[X_SLOT, :, :n, :n].tril()
+        return L + L.tril(-1).mT
+
+    def apply(self, V: Tensor, name: str = "V") -> Tensor:
+        """What B was multiplied by, applied to V `(b, n, k)` float64, as if its factors were exact.
+
+        Returns:
+            A buffer of the workspace. Cost: one product with k columns in float64 a step.
+        """
+        exact, n = Products("fp64", self.ws), V.shape[-2]
+        here = self.ws.like(f"{name}0", V).copy_(V)
+        for factor in self.program.factors:
+            M = self._factor(factor, n)
+            for i in range(self.power):
+                if factor.end is None:
+                    here = exact(M, here, C=here, beta=factor.a, out=self.ws.other(name, here))
+                else:
+                    q = replace(factor.end, center=0.0, half_width=1.0)
+                    here = apply_polynomial(q, M, here, exact, self.ws, f"{name}t{i % 2}")
+        return here
+
+    def _factor(self, factor: Factor, n: int) -> Tensor:
+        """R, or x, from its planes."""
+        assert self._held is not None
+        planes = self._held.planes[factor.planes, ..., :n, :n]
+        M = self.ws.buffer("wide", planes[:, 0].shape, torch.float64, planes.device).copy_(planes[:, 0])
+        if not factor.coarse:
+            M.add_(planes[:, 1])
+        return M.mul_(factor.unit)
+
+    def _check(self, A: Tensor, B: Tensor | None) -> None:
         if A.ndim != 3 or A.shape[-1] != A.shape[-2]:
             raise ValueError(f"A must have shape (b, n, n), not {tuple(A.shape)}")
         if A.dtype is not torch.float32:
             raise TypeError(f"A must be float32, not {A.dtype}")
-        n = A.shape[-1]
-        N = -(-n // TILE) * TILE
-        if max(N * N, self.program.planes * A.shape[0] * self.products.how.planes * N) > MOST:
-            raise ValueError(f"A has shape {tuple(A.shape)}: matrices this large, or this many, are for several calls")
-        whole, planes = self._buffers(A, N)
-        _run(self.program, A.contiguous(), whole, planes, self.choose)
-        self.products.square += self.program.products
-        self._whole = whole
-        self.X, self.Y = whole[ROOT, :, :n, :n], whole[Y_SLOT, :, :n, :n]
-        return self.X
+        if B is None:
+            return
+        if B.ndim != 3 or B.shape[:2] != A.shape[:2] or not B.shape[-1]:
+            raise ValueError(f"B must have shape {tuple(A.shape[:2])} + (k,) with k ≥ 1, not {tuple(B.shape)}")
+        if B.dtype is not A.dtype or B.device != A.device:
+            raise TypeError(f"B must be float32 on {A.device} like A, not {B.dtype} on {B.device}")
 
-    def before(self) -> Tensor:
-        """X before the last step, `(b, n, n)`; only after more than one step."""
-        assert self._whole is not None and self.Y is not None and self.steps > 1
-        n = self.Y.shape[-1]
-        L = self._whole[X_SLOT, :, :n, :n].tril()
-        return L + L.tril(-1).mT
+    def _entries(self, B: Tensor | None, exponent: Tensor | None) -> Tensor | None:
+        """B with entries of at most 1, by a power of two."""
+        if B is None or exponent is None:
+            return None
+        return torch.ldexp(B, -exponent, out=self.ws.buffer("symmetric B", B.shape, B.dtype, B.device))
 
-    def _buffers(self, A: Tensor, N: int) -> tuple[Tensor, Tensor]:
+    def _buffers(self, A: Tensor, N: int, K: int) -> Held:
         """Slots in float32 and of planes."""
-        how, b = self.products.how, A.shape[0]
-        assert how.plane is not None
-        whole = self.ws.buffer("symmetric whole", (self.program.wholes, b, N, N), torch.float32, A.device)
-        shape = (self.program.planes, b, how.planes, N, N)
-        return whole, self.ws.buffer("symmetric planes", shape, how.plane, A.device)
-
-
-@lru_cache(maxsize=256)
-def _tables(program: Program, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The program on the device."""
-    ints = torch.tensor([job.ints for job in program.jobs], dtype=torch.int32)
-    floats = torch.tensor([job.floats for job in program.jobs], dtype=torch.float32)
-    return ints.to(device), floats.to(device)
-
-
-def _run(program: Program, A: Tensor, whole: Tensor, planes: Tensor, choose: Callable[[int, int, int], Tiling]) -> None:
-    """The first job on A, then one launch after the other."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    from iroot_kernels import _symmetric_triton as kernels
-
-    (b, n), (stored, N) = A.shape[:2], planes.shape[2:4]
-    ints, floats = _tables(program, A.device)
-    rows = planes.view(-1, N)
-    cuts = [choose(N, stored, step) for step in range(program.launches[-1].step + 1)] if program.launches else []
-    size = cuts[0].size if cuts else TILE
-    if N % size or any(cut.size != size for cut in cuts):
-        # A diagonal tile is written whole, and read whole: smaller ones leave holes in it.
-        found = sorted({cut.size for cut in cuts})
-        raise ValueError(f"the tiles of all steps must be of one size that divides {N}, not {found}")
-    count = N // size * (N // size + 1) // 2 * b
-    kernels.enter[(count,)](
-        *(A, whole, planes, ints, floats, n, b, N, len(program.jobs[0].results), stored, size),
-        num_warps=8 if size > TILE else 4,
-    )
-    described = {cut: TensorDescriptor.from_tensor(rows, [cut.size, cut.depth]) for cut in set(cuts)}
-    for launch in program.launches:
-        cut = cuts[launch.step]
-        kernels.product[(count * launch.count,)](
-            *(described[cut], whole, planes, ints, floats, launch.first, n, b, N),
-            *(launch.results, stored, size, cut.depth),
-            num_warps=cut.warps,
-            num_stages=cut.stages,
+        program, b, stored, plane = self.program, A.shape[0], self.how.planes, self.how.plane
+        assert plane is not None
+        rows = max(program.planes * N, program.thin_planes * K) * b * stored
+        if max(N * N, rows) > MOST:
+            raise ValueError(f"A has shape {tuple(A.shape)}: matrices this large, or this many, are for several calls")
+        buffer = partial(self.ws.buffer, device=A.device)
+        return Held(
+            buffer("symmetric whole", (program.wholes, b, N, N), torch.float32),
+            buffer("symmetric planes", (program.planes, b, stored, N, N), plane),
+            buffer("thin whole", (program.thin_wholes, b, K, N), torch.float32),
+            buffer("thin planes", (program.thin_planes, b, stored, K, N), plane),
         )
+
+
+def _recurs(q: Polynomial, share: float) -> bool:
+    """Whether q(Y)·X by its degree of products with K = share·N columns is less than forming q(Y), by half products."""
+    return not has_form(q) or 2 * share * (q.degree - 1) < formed(q)
+
+
+def _exponent(B: Tensor) -> Tensor:
+    """e with entries of B below 2^e, `(b, 1, 1)`."""
+    largest = torch.linalg.vector_norm(B, math.inf, (-2, -1), keepdim=True)
+    return torch.frexp(largest).exponent.clamp(-126, 126)
