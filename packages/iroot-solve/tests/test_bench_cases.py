@@ -157,6 +157,23 @@ def test_problems_have_the_condition_that_they_say(kind):
     )
 
 
+@pytest.mark.parametrize("spectrum", _cases.SPECTRA)
+def test_spectra_reach_from_one_to_the_condition(spectrum):
+    case = Case("spectrum", "spd", 2, (), root=True, spectrum=spectrum)
+    values = torch.linalg.eigvalsh(build(case, Point(64, 64, 1e3), 0, torch.float64, CPU, 1e-4).A)
+    assert values[-1].item() == pytest.approx(1.0) and values[0].item() == pytest.approx(1e-3)
+    small = {"log-spaced": 1 / 3, "power law": 1 - 16 / 64, "cluster and tail": 2 / 64, "Wishart": 0.1}[spectrum]
+    assert (values < 0.01).double().mean().item() == pytest.approx(small, abs=0.07)
+
+
+def test_a_damped_matrix_is_singular_without_its_ridge():
+    case, point = Case("damped", "spd", 2, (), root=True, damped=True), Point(64, 64, 1e8)
+    problem = build(case, point, 0, torch.float32, CPU, 1e-4)
+    values = torch.linalg.eigvalsh(problem.A.double())
+    assert values[0].abs() < 1e-7 and case.solvable(torch.float32) == case.points
+    assert ((values[-1] + problem.ridge) / (values[0] + problem.ridge)).item() == pytest.approx(1e8, rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", POINTS)
 def test_the_outline_of_a_problem_is_the_problem_without_values(kind):
     problem, (case, point) = made(kind), POINTS[kind]

@@ -51,6 +51,47 @@ def test_roots_are_made_of_symmetric_products(spd, truth, n, p):
         assert _error(found.Z, truth(A, None, -1 / p)) <= 1e-4
 
 
+@pytest.mark.parametrize("k", [1, 16, 150])
+@pytest.mark.parametrize("p", [1, 2, 3, 4])
+def test_symmetric_products_act_on_columns(spd, rhs, truth, p, k):
+    A, B = spd(300, 1e2), rhs(300, k)
+    found = solve_spd(A.cuda(), B.cuda(), p_val=p, strategy="direct-solve")
+    assert found.stats.backend.startswith("triton") and found.stats.fallbacks == ()
+    expected = truth(A, B, -1 / p)
+    assert _error(found.Z, expected) <= 1e-4
+    true = _error(found.Z, expected)
+    assert 0.1 * true <= float(found.stats.error) <= max(10 * true, 1e-6)
+    # An eigenvalue below the promised range: a higher rung finishes it.
+    A = spd(200, 3e3)
+    found = solve_spd(A.cuda(), B[:200].cuda(), p_val=p, strategy="direct-solve", kappa_max=10.0)
+    assert found.stats.status == "converged" and found.stats.fallbacks
+    assert _error(found.Z, truth(A, B[:200], -1 / p)) <= 1e-4
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_less_than_float32_where_that_is_enough(spd, rhs, truth, with_spectrum, columns):
+    """A tolerance of 1e-2 takes one plane, one of 1e-4 two; an eigenvalue that was not foreseen climbs to float32."""
+    A, B = spd(300, 10.0), rhs(300, 16) if columns else None
+    on_device = None if B is None else B.cuda()
+    strategy = "direct-solve" if columns else "materialize-root"
+    coarse = solve_spd(A.cuda(), on_device, tol=1e-2, strategy=strategy)
+    assert coarse.stats.precision == "fp16" and coarse.stats.fallbacks == ()
+    assert 1e-6 < _error(coarse.Z, truth(A, B, -1 / 2)) <= 1e-2
+    fine = solve_spd(A.cuda(), on_device, tol=1e-4, strategy=strategy)
+    assert fine.stats.precision == "fp16x3" and _error(fine.Z, truth(A, B, -1 / 2)) <= 1e-4
+    A = with_spectrum(np.concatenate((np.ones(299), [1e-4])), dtype=torch.float32)
+    hidden = solve_spd(A.cuda(), on_device, tol=1e-2, strategy=strategy, kappa_max=10.0)
+    assert hidden.stats.status == "converged" and hidden.stats.fallbacks
+    assert _error(hidden.Z, truth(A, B, -1 / 2)) <= 1e-2
+
+
+def test_a_precision_by_name_is_kept_and_then_float64(spd, truth):
+    A = spd(200, 1e4)
+    found = solve_spd(A.cuda(), None, precision="fp16", strategy="materialize-root")
+    assert found.stats.fallbacks and found.stats.precision == "fp64"
+    assert _error(found.Z, truth(A, None, -1 / 2)) <= 1e-4
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", [(200, 40), (30, 120)])
 @pytest.mark.parametrize("dual", [False, True])

@@ -9,7 +9,7 @@ from iroot_solve import SolveStats, solve_spd
 
 FIELDS = (
     "status error residual amplification lambda_max lambda_min kappa_proxy ridge data_limited strategy precision "
-    "products steps fallbacks precond"
+    "backend products steps fallbacks precond"
 ).split()
 TENSORS = (
     "error residual amplification lambda_max lambda_min kappa_proxy ridge data_limited status_code converged".split()

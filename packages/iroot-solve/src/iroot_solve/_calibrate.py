@@ -73,10 +73,10 @@ def _operations(A: Tensor, B: Tensor) -> dict[str, tuple[Callable[[], object], i
     }
 
 
-def _symmetric(A: Tensor) -> tuple[Callable[[], object], int]:
+def _symmetric(A: Tensor, name: str) -> tuple[Callable[[], object], int]:
     """A root by symmetric products, and how many of them."""
     newton_schulz = Polynomial.of_monomials((1.5, -0.5))
-    root, bound = SymmetricRoot([newton_schulz] * 6, p=2), A.sum(-1).amax()
+    root, bound = SymmetricRoot([newton_schulz] * 6, p=2, precision=name), A.sum(-1).amax()
     S = A / bound
     return lambda: root(S), root.program.products * A.shape[0]
 
@@ -92,7 +92,7 @@ def _measure(n: int, many: bool, device: str = "cpu") -> dict[str, float]:
         B = torch.randn(batch, n, 16, dtype=dtype, device=device)
         operations = _operations(A, B)
         if device == "cuda" and bits == 32:
-            operations["symmetric"] = _symmetric(A)
+            operations["symmetric"], operations["coarse"] = _symmetric(A, "fp16x3"), _symmetric(A, "fp16")
         for name, (call, matrices) in operations.items():
             found[f"{name}{bits}"] = _median_ms(call, device=device) / matrices
     return found

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure
 from iroot_solve._cholesky import run_cholesky
-from iroot_solve._choose import LANCZOS_STEPS, SUMS, Candidate, Task, factoring_is_looking, hybrid_steps, steps_for
+from iroot_solve._choose import LANCZOS_STEPS, factoring_is_looking, hybrid_steps, steps_for
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
 from iroot_solve._hybrid import correct
@@ -29,6 +29,7 @@ from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import magnitude
 from iroot_solve._sums import run_cayley, run_chebyshev, run_fixed, stored
+from iroot_solve._task import SUMS, Candidate, Task
 
 SIGN_STEPS = 16
 # Where a look at λmin goes on: κ over the square of the steps so far, for n from this on.
@@ -166,18 +167,19 @@ class Case:
             return self._sum(candidate, S, low, high)
         if candidate.strategy == "hybrid-pe-nsrc":
             return self._hybrid(candidate.precision, low, high)
+        return self._iterate(candidate, S, B, low, high)
+
+    def _iterate(self, candidate: Candidate, S: Tensor, B: Tensor | None, low: float, high: float) -> Outcome:
+        """A coupled iteration."""
         direct = candidate.strategy == "direct-solve"
         planned = candidate.schedule if isinstance(candidate.schedule, Schedule) else None
         schedule = self.given_schedule(low, high) or planned or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
-        return Iteration(S, B, schedule, direct, self._products(candidate), self.ws, self.problem.tol, replan).run()
-
-    def _products(self, candidate: Candidate) -> str:
-        """The precision of the products: on a device float32's accuracy is had sooner from two planes of fp16."""
-        planes = candidate.strategy == "materialize-root" and self.task.has_symmetric_products(candidate.precision)
-        if planes and candidate.precision == "fp32" and symmetric_products(self.problem.A.device):
-            return "fp16x3"
-        return candidate.precision
+        iteration = Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan)
+        outcome = replace(iteration, symmetric=candidate.symmetric, coarse=candidate.coarse).run()
+        fewer = candidate.symmetric and (candidate.coarse > 0 or candidate.precision == "fp16")
+        outcome.reduced = fewer and "fp32" in self.task.precisions
+        return outcome
 
     def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
         """A Chebyshev sum for a spectrum in [low, high]."""
@@ -197,7 +199,8 @@ class Case:
         S, wide = self.matrix.matrix(precision(name).storage), self._wide()
         assert wide is not None
         replan = lambda a, b: steps_for(self.task, a, b, False)  # noqa: E731
-        root = Iteration(S, None, steps, False, name, self.ws, 2 * steps.error, replan).run()
+        symmetric = self.task.has_symmetric_products(name) and precision(name).plane is not None
+        root = Iteration(S, None, steps, False, name, self.ws, 2 * steps.error, replan, symmetric).run()
         return correct(root, replace(schedule, steps=steps), wide, self.ws)
 
     def _pair(self) -> tuple[Tensor, Tensor]:
@@ -331,4 +334,8 @@ def task_of(problem: Problem, options: Options) -> Task:
     if options.precision != "auto":
         precisions = (options.precision,)
     device = p.A.device.type
-    return Task(p.n, p.columns, p.count, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions, device)
+    shapes, symmetric = (p.n, p.columns, p.count), symmetric_products(p.A.device)
+    return Task(
+        *(*shapes, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions, device, symmetric),
+        reduced=not options.blind,
+    )

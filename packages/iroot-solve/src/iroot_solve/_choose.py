@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 from iroot_coeffs import Schedule, plan
-from iroot_kernels import SYMMETRIC_DEGREES, precision
 
-from iroot_solve._certificate import orders, probe_count
+from iroot_solve._certificate_cost import certificate_ms, certified_ms
 from iroot_solve._cost import (
     CERTIFIED_CALLS,
     FACTORED_CALLS,
-    THIN_CALLS,
     applied_ms,
-    calls_ms,
     cholesky_ms,
     chunk,
     eigh_ms,
@@ -29,20 +24,14 @@ from iroot_solve._lanczos import SHARE, lanczos_steps
 from iroot_solve._predict import rounding_error
 from iroot_solve._sums import MOST_KAPPA, cayley_terms, chebyshev_terms
 from iroot_solve._sums import SHARE as SUM_SHARE
+from iroot_solve._symmetric import symmetric_candidates
+from iroot_solve._task import MAX_KAPPA, SUMS, TRUNCATION_SHARE, Candidate, Task
 
-SUMS = ("chebyshev", "cayley")
 READING = (*SUMS, "lanczos")
 ITERATIONS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc", *SUMS)
 STRATEGIES = ("auto", *ITERATIONS, "lanczos", "eigh", "cholesky")
-MAX_KAPPA = 1e14
-TRUNCATION_SHARE = 0.25
 # With 10 steps a lone top eigenvalue was missed by the bound in 2 of 14,250 random starts, with 20 in none.
 LANCZOS_STEPS = 20
-# Degrees that symmetric products have a form for (the others take no fewer), and those of a first step that symmetrized
-# iterates lose little with; for small κ it does not matter.
-BEGINNINGS, SMALL_KAPPA = (1, 2), 1e3
-# All matrices are padded to 64 × 64: of much smaller ones full products are cheaper, and take less memory.
-SMALLEST_SYMMETRIC = 32
 LANCZOS_CALLS, CHOLESKY_LOOK_CALLS, KRYLOV_CALLS = 16, 40, 30
 # By how much a look by factorisation may cost more than one by Lanczos: of a batch, it is the worst conditioned matrix
 # that counts, and the likelier to be missed.
@@ -53,94 +42,12 @@ INVERSE_PER_CHOLESKY, SUM_CALLS = 2.5, 8
 LEAST_COLUMNS, BATCH_LEAST_COLUMNS = 8, 14
 # What a matrix takes on its way to float64: scaled, added to its transpose, compared with it.
 WIDENED_PASSES = 3
-# The certificate of an iteration, measured, over its products and conversions: norms, sums, a few Lanczos steps.
-CERTIFICATE_FACTOR = 1.8
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 
 
-@dataclass(frozen=True)
-class Task:
-    """What decides the choice.
-
-    Attributes:
-        n, k, batch: Shapes; k = n with `root` for the root itself.
-        exponent: −q/s or q/s.
-        tol: Target of the relative error.
-        root: The root itself is wanted.
-        reuse: How often the root will be applied to a right-hand side like this one.
-        precisions: Precisions allowed, in the order of preference at equal cost.
-        device: Its type.
-    """
-
-    n: int
-    k: int
-    batch: int
-    exponent: Fraction
-    tol: float
-    root: bool
-    reuse: int = 1
-    precisions: tuple[str, ...] = ("fp32", "fp64")
-    device: str = "cpu"
-
-    def ms(self, operation: str) -> float:
-        """Predicted time of an operation on matrices of these shapes."""
-        return milliseconds(operation, self.n, self.batch, self.device)
-
-    def calls(self, count: float) -> float:
-        """Predicted time of so many torch calls on next to nothing."""
-        return calls_ms(count, self.device)
-
-    @property
-    def quiet(self) -> bool:
-        """On a device what reads numbers back while it runs is for those who ask for it by name."""
-        return self.device != "cpu"
-
-    @property
-    def strategies(self) -> tuple[str, ...]:
-        """Those that apply."""
-        names = ["eigh"]
-        if not self.root and abs(self.exponent) <= 1:
-            names = [*(SUMS if self.exponent < 0 else ()), "lanczos", "eigh"]
-        if self.exponent < 1:
-            names = ["materialize-root", *names] if self.root else ["direct-solve", "materialize-root", *names]
-        if self.exponent == -1:
-            names += ["cholesky"] if self.root else ["hybrid-pe-nsrc", "cholesky"]
-        return tuple(names)
-
-    def has_symmetric_products(self, name: str) -> bool:
-        """Whether a root in this precision is made of them: in planes, or in float32 that nobody asked for by name."""
-        planes = precision(name).plane is not None or (name == "fp32" and len(self.precisions) > 1)
-        return self.device == "cuda" and planes and self.exponent < 0 and self.n >= SMALLEST_SYMMETRIC
-
-    def meets(self, error: float) -> bool:
-        """Whether a predicted error, truncation and rounding together, leaves room for the estimate."""
-        return error <= self.tol / 2
-
-    def check(self, strategy: str) -> None:
-        """ValueError, naming the strategies that apply, unless `strategy` is one of them or auto."""
-        if strategy != "auto" and strategy not in self.strategies:
-            raise ValueError(
-                f"strategy={strategy!r} does not apply to exponent {self.exponent}"
-                f"{' without B' if self.root else ''}; those that do: auto, {', '.join(self.strategies)}"
-            )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to do a task, with its predicted time and error."""
-
-    strategy: str
-    precision: str
-    schedule: Schedule | HybridSchedule | None
-    products: float
-    milliseconds: float
-    error: float
-
-
 @lru_cache(maxsize=1024)
-def steps_for(task: Task, low: float, high: float, direct: bool, symmetric: bool = False) -> Schedule:
-    """The cheapest schedule on [low, high] whose truncation error leaves most of tol to rounding and its estimate; for
-    `symmetric` products one that has a form in them."""
+def steps_for(task: Task, low: float, high: float, direct: bool) -> Schedule:
+    """The cheapest schedule on [low, high] whose truncation error leaves most of tol to rounding and its estimate."""
     kappa = min(max(high / low, 1.0), MAX_KAPPA)
     schedule = plan(
         task.exponent.denominator,
@@ -148,14 +55,8 @@ def steps_for(task: Task, low: float, high: float, direct: bool, symmetric: bool
         tol=max(TRUNCATION_SHARE * task.tol, 4e-15),
         k_over_n=min(1.0, task.k / task.n) if direct else 1.0,
         exponent=task.exponent,
-        **(on_device(kappa) if symmetric else {}),
     )
     return schedule.rescaled(high)
-
-
-def on_device(kappa: float) -> dict[str, Any]:
-    """Arguments of `plan` for symmetric products."""
-    return {"degrees": SYMMETRIC_DEGREES} | ({"first_degrees": BEGINNINGS} if kappa > SMALL_KAPPA else {})
 
 
 def candidates(task: Task, low: float, high: float, kappa: float | None = None) -> list[Candidate]:
@@ -166,9 +67,12 @@ def candidates(task: Task, low: float, high: float, kappa: float | None = None) 
         low, high: The spectrum to plan for; `low` on the safe side.
         kappa: The likely condition number, for the rounding errors; high/low by default.
     """
-    kappa, found = high / low if kappa is None else kappa, []
+    kappa, found = high / low if kappa is None else kappa, list[Candidate]()
     for strategy in task.strategies:
         for name in task.precisions:
+            if strategy in ("direct-solve", "materialize-root") and task.has_symmetric_products(name):
+                found += symmetric_candidates(task, strategy, name, low, high, kappa)
+                continue
             refined = strategy == "cholesky" and not task.root and name != "fp64"
             error = rounding_error(strategy, name, kappa, task.exponent, refined, task.n)
             found.append(_candidate(task, strategy, name, low, high, error))
@@ -260,16 +164,12 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     if strategy == "hybrid-pe-nsrc":
         return _hybrid(task, name, bits, hybrid_steps(task, low, high), error)
     direct = strategy == "direct-solve"
-    symmetric = not direct and task.has_symmetric_products(name)
-    schedule = steps_for(task, low, high, direct, symmetric)
+    schedule = steps_for(task, low, high, direct)
     count = schedule.products(min(1.0, k / n) if direct else None)
     thin = _thin_products(schedule, task) if direct else int(not task.root)
     columns = thin * task.k * task.reuse
     products, chunks = (schedule.products(0.0), 1) if direct else (count, math.ceil(batch / chunk(n, bits // 8)))
-    if symmetric:
-        ms = products * task.ms("symmetric32") + columns / 16 * task.ms("skinny32")
-    else:
-        ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks, task.device)
+    ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks, task.device)
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
 
@@ -306,27 +206,3 @@ def _thin_products(schedule: Schedule, task: Task) -> int:
     """Products with the right-hand side in all steps together."""
     last = schedule.steps[-1].degree if schedule.terminal_is_skinny(min(1.0, task.k / task.n)) else 1
     return (len(schedule) - 1 + last) * schedule.power
-
-
-def certified_ms(task: Task, bits: int) -> float:
-    """One thin product of a certificate: the calibration's has 16 columns."""
-    return probe_count(task.exponent.denominator) / 16 * task.ms(f"skinny{bits}")
-
-
-def certificate_ms(task: Task, products: int, factors: int, ends: bool) -> float:
-    """The certificate of an iteration: X applied to thin matrices, A likewise, and matrices widened to float64.
-
-    Args:
-        task: Shapes and exponent.
-        products: Thin products of one application of X.
-        factors: Matrices that X is made of.
-        ends: Whether E_1 and E_s are looked at.
-    """
-    s, found = task.exponent.denominator, orders(task.exponent.denominator, ends)
-    # How often X is applied, once more for its norm where that is not known, and for how many probes in all.
-    applied = s - found[-1] + found[0] + (0 if ends else 1)
-    probes = s - found[-1] + found[0] * (1 + len(found)) / 2 + (0 if ends else 1)
-    thin = certified_ms(task, 64)
-    widened = (1 if ends else applied * factors) + 1
-    ms = (probes * products + len(found)) * thin + widened * task.ms("pass64")
-    return CERTIFICATE_FACTOR * ms + task.calls(CERTIFIED_CALLS + applied * products * THIN_CALLS)

@@ -84,7 +84,8 @@ def milliseconds(operation: str, n: int, batch: int = 1, device: str = "cpu") ->
 
     Args:
         operation: mm, eigh, cholesky, skinny (16 columns) or pass, followed by 32 or 64, e.g. `mm32`; on CUDA also
-            symmetric32, a product of `SymmetricRoot` with everything that belongs to it.
+            symmetric32, a product of `SymmetricRoot` in fp16x3 with everything that belongs to it, and coarse32, one in
+            fp16.
         n: Matrix size.
         batch: Number of matrices.
         device: Its type.

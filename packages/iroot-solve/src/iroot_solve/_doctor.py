@@ -95,7 +95,8 @@ def _cuda_backend() -> tuple[str, str]:
     reduced = _setting(CUDA_FP32) == "tf32"
     fp32 = "run as three fp16 products, because a global flag asks for tf32" if reduced else "are those of cuBLAS"
     if symmetric_products(torch.device("cuda", torch.cuda.current_device())):
-        return "triton", f"roots in float32 are made of symmetric products (fp16x3); all other float32 products {fp32}"
+        made = "iterations in float32 are made of symmetric products (fp16x3, or fp16 where that is enough)"
+        return "triton", f"{made}; all other float32 products {fp32}"
     why = "Triton is not installed" if find_spec("triton") is None else "they need an NVIDIA H100 or later"
     return "torch", f"{why}: no symmetric products; float32 products {fp32}"
 

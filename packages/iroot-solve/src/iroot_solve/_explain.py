@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import torch
 
-from iroot_solve._choose import Candidate, Task, candidates, choose
+from iroot_solve._choose import candidates, choose
 from iroot_solve._problem import TOLERANCES, read_exponent
+from iroot_solve._task import Candidate, Task
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,6 @@ def explain(
     power = read_exponent(None if exponent is not None else p, exponent)
     precisions = ("fp64",) if dtype is torch.float64 else ("fp32", "fp64")
     kind, wanted = torch.device(device).type, TOLERANCES[dtype] if tol is None else tol
-    task = Task(n, k, batch, power, wanted, k == n, precisions=precisions, device=kind)
+    task = Task(n, k, batch, power, wanted, k == n, precisions=precisions, device=kind, symmetric=kind == "cuda")
     low, high = 1 / kappa, 1.0
     return Explanation(task, kappa, choose(task, low, high), tuple(candidates(task, low, high)), str(device))

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Array
-from iroot_solve._choose import LANCZOS_STEPS, MAX_KAPPA, on_grid
+from iroot_solve._choose import LANCZOS_STEPS, on_grid
 from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
 from iroot_solve._refine import CONTRACTS
+from iroot_solve._task import MAX_KAPPA
 from iroot_solve._thin import thin
 
 LOOK_STEPS = 12

@@ -17,14 +17,13 @@ from iroot_kernels import (
     Workspace,
     apply_polynomial,
     has_form,
-    symmetric_products,
 )
 from iroot_precond import ritz_extremes
 from torch import Tensor
 
 from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Action, Power, Root
-from iroot_solve._choose import SMALLEST_SYMMETRIC, on_grid
+from iroot_solve._choose import on_grid
 from iroot_solve._cost import chunk
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
@@ -49,6 +48,8 @@ class Iteration:
         ws: Buffers.
         tol: Of the result; more steps are due where the last one leaves more than half of it.
         replan: Lower and upper end of a spectrum ↦ a schedule for it.
+        symmetric: By symmetric products, if the steps have a form in them.
+        coarse: How many of the last steps of these read one plane.
     """
 
     S: Tensor
@@ -59,10 +60,16 @@ class Iteration:
     ws: Workspace
     tol: float
     replan: Callable[[float, float], Schedule]
+    symmetric: bool = False
+    coarse: int = 0
 
     def run(self) -> Outcome:
         """All steps of the schedule."""
         products = Products(self.precision)
+        if self.direct and self._is_symmetric(self.schedule):
+            root = self._symmetric_root(self.schedule, products)
+            root(self.S, self.B)
+            return self._outcome(root, self._direct_action(root), root.X, _Work(), None, root.Y)
         if self.direct:
             state = self._start(self.S, self._on(self.B), products)
             self._take(state, self.schedule)
@@ -74,7 +81,7 @@ class Iteration:
     ) -> Outcome:
         """The root, chunk by chunk; Y and X before the last step are kept for `resume`."""
         X, before = self.ws.like("root", S), _Work.of(products)
-        symmetric = start is None and self._has_symmetric_products(schedule, products)
+        symmetric = start is None and self._is_symmetric(schedule)
         make = self._by_symmetric_products if symmetric else partial(self._by_full_products, start=start)
         state = make(S, schedule, products, X, resume is not None)
         Y = self.ws.like("Y before", S)
@@ -103,25 +110,41 @@ class Iteration:
         self, S: Tensor, schedule: Schedule, products: Products, X: Tensor, keep: bool
     ) -> SymmetricRoot:
         """The same on a device."""
+        state = self._symmetric_root(schedule, products)
+        X.copy_(state(S))
+        assert state.Y is not None
+        self._keep(slice(None), state.Y, state.before() if keep and len(schedule) > 1 else None)
+        return state
+
+    def _symmetric_root(self, schedule: Schedule, products: Products) -> SymmetricRoot:
         p = schedule.p
-        state = SymmetricRoot(
+        return SymmetricRoot(
             [polynomial(step) for step in schedule],
             p=p,
             power=schedule.power,
             chain=addition_chain(p),
             upper=schedule.steps[0].hi,
             precision=products,
+            coarse=min(self.coarse, len(schedule)),
             workspace=self.ws,
         )
-        X.copy_(state(S))
-        assert state.Y is not None
-        self._keep(slice(None), state.Y, state.before() if keep and len(schedule) > 1 else None)
-        return state
 
-    def _has_symmetric_products(self, schedule: Schedule, products: Products) -> bool:
-        """Whether the root can be made of them on this device."""
-        fits = products.how.plane is not None and schedule.exponent < 0 and self.S.shape[-1] >= SMALLEST_SYMMETRIC
-        return fits and symmetric_products(self.S.device) and all(has_form(polynomial(step)) for step in schedule)
+    def _is_symmetric(self, schedule: Schedule) -> bool:
+        """Whether the steps are taken by symmetric products; acting on B the last one needs no form."""
+        if not self.symmetric or schedule.exponent > 0:
+            return False
+        body = schedule.steps[:-1] if self.direct else schedule.steps
+        return all(has_form(polynomial(step)) for step in body)
+
+    def _backend(self, state: CoupledIteration | SymmetricRoot) -> str:
+        """What computed the products, and why."""
+        if isinstance(state, SymmetricRoot):
+            fewer = f", one plane in the last {self.coarse} steps" if self.coarse else ""
+            return f"triton: symmetric products{fewer}"
+        if self.S.device.type == "cpu":
+            return "torch: on a CPU"
+        why = "a step has no form in symmetric products" if self.symmetric else "no symmetric products for this"
+        return f"torch: {why}"
 
     def _keep(self, part: slice, Y: Tensor, X: Tensor | None) -> None:
         """The iterates before the last step, for `resume`."""
@@ -165,7 +188,7 @@ class Iteration:
         else:
             state.step(polynomial(end), last=True)
 
-    def _direct_action(self, state: CoupledIteration) -> Power:
+    def _direct_action(self, state: CoupledIteration | SymmetricRoot) -> Power:
         def power(j: int, V: Tensor) -> Tensor:
             for i in range(j):
                 V = V if self.schedule.exponent < 0 else torch.bmm(self.S.to(V.dtype), V)
@@ -198,7 +221,7 @@ class Iteration:
         Z: Tensor | None,
         before: _Work,
         resume: Resume | None,
-        Y: Tensor,
+        Y: Tensor | None,
         size: Tensor | None = None,
     ) -> Outcome:
         """The outcome, with the work done since `before`; Y is that before the last step, `size` is ‖X‖_F."""
@@ -223,6 +246,7 @@ class Iteration:
             resume=None if resume is None else lambda: resume(state),
             iterate=Y,
             finish=lambda y: y * last(y) ** p,
+            backend=self._backend(state),
         )
 
     def _resume_root(self, state: CoupledIteration | SymmetricRoot) -> Outcome | None:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from iroot_solve._case import Case, Facts
 from iroot_solve._certificate import Array, Certificate
-from iroot_solve._choose import Candidate, choose
+from iroot_solve._choose import choose
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule, SolveResult, Status
+from iroot_solve._task import Candidate
 from iroot_solve._verdict import spectrum_status, suspicious
 
 STAGNATED = np.int8(Status.stagnated)
@@ -33,7 +34,7 @@ class Ledger:
         fallbacks: Rungs taken.
         products: Work of all rungs.
         steps: Steps of all rungs.
-        strategy, precision, schedule: Of the last rung.
+        strategy, precision, schedule, backend: Of the last rung.
     """
 
     Z: Tensor
@@ -51,6 +52,7 @@ class Ledger:
     steps: int = 0
     strategy: str = "none"
     precision: str = "none"
+    backend: str = "torch"
     schedule: object = DirectSchedule("none", "nothing to do")
 
     @classmethod
@@ -80,6 +82,7 @@ class Ledger:
             self.products[kind] = self.products.get(kind, 0) + count
         self.steps += outcome.steps
         self.strategy, self.precision, self.schedule = outcome.strategy, outcome.precision, outcome.schedule
+        self.backend = outcome.backend
 
     def take(self, rows: Array, result: SolveResult) -> None:
         """The answers of a solve for the matrices at `rows` alone."""
@@ -92,6 +95,7 @@ class Ledger:
             self.note_range(rows, stats.cut.cpu().numpy(), stats.rank.cpu().numpy())
         self.products, self.steps, self.fallbacks = stats.products, stats.steps, list(stats.fallbacks)
         self.strategy, self.precision, self.schedule = stats.strategy, stats.precision, result.schedule
+        self.backend = stats.backend
 
     def record(self, rows: Array, Z: Tensor, certificate: Certificate) -> None:
         """Take the answer where it is better than the one there is; the first one (written to `Z` itself) as it is."""
@@ -184,7 +188,9 @@ def _judge(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, doubtful: 
 
 
 def _next_rung(case: Case, outcome: Outcome, low: float, high: float) -> Candidate | None:
-    """The same strategy in float64 (auto: the cheapest there), then eigh in float64, then none."""
+    """The same strategy (auto: the cheapest) in float32 if less was tried, then in float64; eigh in float64; none."""
+    if outcome.reduced:
+        return choose(replace(case.task, reduced=False), low, high, case.options.strategy)
     if outcome.precision != "fp64":
         task = replace(case.task, precisions=("fp64",))
         return choose(task, low, high, case.options.strategy)

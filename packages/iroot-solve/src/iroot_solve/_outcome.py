@@ -36,6 +36,8 @@ class Outcome:
         again: The same for another right-hand side (`None`: the root itself), from what `holds` holds. It knows no
             workspace, but is given one.
         holds: Buffers that `again` needs as they are.
+        backend: What computed the products, and why.
+        reduced: They were rounded more than float32's, because that was predicted to be enough.
     """
 
     Z: Tensor
@@ -55,3 +57,5 @@ class Outcome:
     error: Tensor | None = None
     again: Callable[[Workspace, Tensor | None], Outcome] | None = None
     holds: tuple[Tensor, ...] = ()
+    backend: str = "torch"
+    reduced: bool = False

@@ -22,7 +22,7 @@ from torch import Tensor
 from iroot_solve._case import task_of
 from iroot_solve._certificate import CHANCE_SIZE, Array, PlainMatrix, appraise, measure
 from iroot_solve._cholesky import ends, factorised, run_cholesky
-from iroot_solve._choose import Task, cholesky_look_ms, choose
+from iroot_solve._choose import cholesky_look_ms, choose
 from iroot_solve._eigh import run_eigh
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
@@ -33,6 +33,7 @@ from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._scales import magnitude, norm
 from iroot_solve._spectrum import first_candidate, looking_pays, symmetry_limit
+from iroot_solve._task import Task
 from iroot_solve._transpose import is_symmetric, plus_transpose
 from iroot_solve._verdict import suspicious
 

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Array
-from iroot_solve._choose import LANCZOS_STEPS, MAX_KAPPA, TRUNCATION_SHARE, on_grid
+from iroot_solve._choose import LANCZOS_STEPS, on_grid
 from iroot_solve._cost import milliseconds
 from iroot_solve._polar_certificate import PolarMeasure, measure_full_rank, widened
 from iroot_solve._polar_iteration import GRAM_FROM, PolarIteration, segments
@@ -47,6 +47,7 @@ from iroot_solve._polar_result import PolarProblem
 from iroot_solve._polar_vectors import by_eigh, by_svd
 from iroot_solve._result import Status
 from iroot_solve._scales import magnitude
+from iroot_solve._task import MAX_KAPPA, TRUNCATION_SHARE
 from iroot_solve._thin import thin
 
 LOOK_STEPS, MAX_ROUNDS = 12, 5

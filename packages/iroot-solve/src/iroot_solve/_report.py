@@ -83,6 +83,7 @@ class Report:
             ridge=tensors[5],
             strategy=ledger.strategy,
             precision=ledger.precision,
+            backend=ledger.backend,
             products=ledger.products,
             steps=ledger.steps,
             fallbacks=tuple(ledger.fallbacks),

@@ -46,6 +46,7 @@ class SolveStats:
         products: Work by kind: `square` (n×n by n×n products), `columns` (right-hand columns multiplied by an n×n
             matrix), `eigh`, `cholesky`, `lu`, `eig` (factorisations of one matrix).
         steps: Steps of the iteration.
+        backend: What computed the products of that rung, `triton` or `torch`, and why.
         fallbacks: Rungs of the ladder taken, in order.
         precond: What the preconditioner setting did.
         noise: n·u with u of the input's dtype.
@@ -64,6 +65,7 @@ class SolveStats:
     precision: str
     products: dict[str, int]
     steps: int
+    backend: str = "torch"
     fallbacks: tuple[str, ...] = ()
     precond: str = "none"
     noise: float = 0.0

@@ -13,8 +13,6 @@ from iroot_solve._certificate import Array
 from iroot_solve._choose import (
     ITERATIONS,
     LANCZOS_STEPS,
-    Candidate,
-    Task,
     cholesky_look_ms,
     choose,
     lanczos_ms,
@@ -24,6 +22,7 @@ from iroot_solve._cost import FRAME_CALLS
 from iroot_solve._predict import rounding_error
 from iroot_solve._problem import Problem
 from iroot_solve._result import Status
+from iroot_solve._task import Candidate, Task
 
 # Below λmax/1e13 nothing in float64 tells one eigenvalue from another.
 SMALLEST_RATIO = 1e-13

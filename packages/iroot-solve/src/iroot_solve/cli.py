@@ -26,11 +26,12 @@ from rich.progress import track
 from rich.table import Table
 
 from iroot_solve import _calibrate, _doctor
-from iroot_solve._choose import MAX_KAPPA, STRATEGIES
+from iroot_solve._choose import STRATEGIES
 from iroot_solve._cost import cache_file
 from iroot_solve._cost import table as calibration
 from iroot_solve._explain import Explanation, explain
 from iroot_solve._problem import TOLERANCES
+from iroot_solve._task import MAX_KAPPA
 from iroot_solve.bench import _command
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}

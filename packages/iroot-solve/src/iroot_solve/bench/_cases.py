@@ -10,6 +10,7 @@ import torch
 
 POWERS = (1, 2, 3, 4, 8)
 KAPPAS = (1e1, 1e3, 1e5)
+SPECTRA = ("log-spaced", "power law", "cluster and tail", "Wishart")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Case:
         p: A^(-1/p).
         points: Where it is measured.
         root: The root itself is wanted: there is no B.
+        spectrum: One of `SPECTRA`, of symmetric matrices.
+        damped: A is singular but for its rounding, and the ridge makes κ what it is.
     """
 
     name: str
@@ -58,9 +61,13 @@ class Case:
     p: int
     points: tuple[Point, ...]
     root: bool = False
+    spectrum: str = "log-spaced"
+    damped: bool = False
 
     def solvable(self, dtype: torch.dtype) -> tuple[Point, ...]:
-        """The points whose matrix stays nonsingular when it is rounded to a dtype: κ·u ≤ 1/16."""
+        """The points whose matrix stays nonsingular when it is rounded to a dtype: κ·u ≤ 1/16, or damped after that."""
+        if self.damped:
+            return self.points
         return tuple(point for point in self.points if point.kappa * torch.finfo(dtype).eps <= 1 / 8)
 
 
@@ -95,9 +102,17 @@ CASES: tuple[Case, ...] = (
 )
 
 # Roots of the sizes that a GPU is for; run where they are asked for by name.
-LARGE: tuple[Case, ...] = tuple(
-    Case(f"Large root p={p}", "spd", p, _single([(n, n) for n in (1024, 2048, 4096)], (1e2, 1e4, 1e6)), root=True)
-    for p in (1, 2, 4)
+LARGE: tuple[Case, ...] = (
+    *(
+        Case(f"Large root p={p}", "spd", p, _single([(n, n) for n in (1024, 2048, 4096)], (1e2, 1e4, 1e6)), root=True)
+        for p in (1, 2, 4)
+    ),
+    *(
+        Case(f"Large {name} p=2", "spd", 2, _single([(2048, 2048)], (1e4,)), root=True, spectrum=name)
+        for name in SPECTRA[1:]
+    ),
+    Case("Large damped p=2", "spd", 2, _single([(1024, 1024), (2048, 2048)], (1e8,)), root=True, damped=True),
+    Case("Large thin p=2", "spd", 2, _single([(n, 64) for n in (1024, 2048, 4096)], (1e2, 1e4))),
 )
 
 

@@ -2,6 +2,8 @@
 
     A = Q·diag(λ)·Qᵀ,   G = U·diag(σ)·Vᵀ,   λ, σ² log-spaced in [1/κ, 1],   Q, U, V dense and random,
 
+(or λ as a case's `spectrum` has them there)
+
 rounded to the dtype of the run. What is passed is then an exact matrix, and the truth is of that: from a float64
 decomposition of the rounded numbers, not from the spectrum that they were made of. It is right to about κ·2⁻⁵³. Rows
 and columns are taken in reverse order, so that in a float64 run no arm is judged by its own rounding errors.
@@ -37,7 +39,7 @@ def build(case: Case, point: Point, trial: int, dtype: torch.dtype, device: torc
         tol: Handed on.
     """
     rng = torch.Generator().manual_seed(trial)
-    matrix = _matrix(case.problem, point, rng, device).to(dtype)
+    matrix = _matrix(case, point, rng, device).to(dtype)
     B = None if case.root else _normal(rng, _shape_of_B(case, point)).to(device, dtype)
     return _problem(case, point, matrix, B, tol)
 
@@ -73,23 +75,48 @@ def relative_error(Z: Tensor, true: Tensor) -> float | None:
 def _problem(case: Case, point: Point, matrix: Tensor, B: Tensor | None, tol: float) -> Problem:
     A, G = (matrix, None) if point.m is None else (None, matrix)
     # Of a wide G, whose GᵀG is singular: (1 + r)/r = κ.
-    ridge = 1 / (point.kappa - 1) if case.problem == "gram" and point.rows < point.n else 0.0
-    return Problem(case.problem, A, G, B, case.p, point.kappa, tol, ridge)
+    return Problem(case.problem, A, G, B, case.p, point.kappa, tol, _ridge(case, point, matrix))
+
+
+def _ridge(case: Case, point: Point, matrix: Tensor) -> float:
+    if case.problem == "gram" and point.rows < point.n:
+        return 1 / (point.kappa - 1)
+    if not case.damped:
+        return 0.0
+    # (1 + r)/(λ + r) = κ but for the rounding of λmax; an outline has no values.
+    values = torch.linalg.eigvalsh(matrix.double()) if matrix.stride(-1) else torch.zeros(1)
+    return 1 / point.kappa - float(values[..., 0].min())
 
 
 def _shape_of_B(case: Case, point: Point) -> tuple[int, ...]:
     return *point.leading, point.rows if case.problem == "dual" else point.n, point.k
 
 
-def _matrix(kind: str, point: Point, rng: torch.Generator, device: torch.device) -> Tensor:
+def _matrix(case: Case, point: Point, rng: torch.Generator, device: torch.device) -> Tensor:
+    kind, spectrum = case.problem, "singular" if case.damped else case.spectrum
     m, n = point.rows, point.n
     if kind == "spd":
         Q = _basis(rng, (*point.leading, n, n), device)
-        A = _times(Q, _log_spaced(n, point.kappa, device), Q)
+        A = _times(Q, _spectrum(spectrum, n, point.kappa, rng).to(device), Q)
         return (A + A.mT) / 2
     rank, spread = min(m, n), point.kappa if kind == "nonspd" else math.sqrt(point.kappa)
     U, V = _basis(rng, (*point.leading, m, rank), device), _basis(rng, (*point.leading, n, rank), device)
     return _times(U, _log_spaced(rank, spread, device), V)
+
+
+def _spectrum(name: str, n: int, kappa: float, rng: torch.Generator) -> Tensor:
+    """n eigenvalues in [1/κ, 1], the largest first."""
+    if name == "log-spaced":
+        return _log_spaced(n, kappa, torch.device("cpu"))
+    if name == "power law":
+        return torch.arange(1, n + 1, dtype=torch.float64).pow(-math.log(kappa) / math.log(n))
+    if name == "cluster and tail":
+        tail = max(1, n // 16)
+        return torch.cat((torch.ones(n - tail, dtype=torch.float64), _log_spaced(tail, kappa, torch.device("cpu"))))
+    if name == "singular":
+        return torch.logspace(0, -12, n, dtype=torch.float64)
+    values: Tensor = torch.linalg.svdvals(_normal(rng, (n, n + n // 24))).square()  # κ about 1e4, of GᵀG
+    return 1 / kappa + (1 - 1 / kappa) * (values - values[-1]) / (values[0] - values[-1])
 
 
 def _basis(rng: torch.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from iroot_coeffs import Schedule, Step, addition_chain, plan
@@ -31,17 +32,19 @@ from iroot_precond import inflation, ritz_extremes, symmetric_action
 from torch import Tensor
 
 from iroot_solve._bridge import polynomial
-from iroot_solve._choose import on_device
 from iroot_solve._problem import read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._solve import solve
 from iroot_solve._spd import read_options
+from iroot_solve._symmetric import fewest_products
 from iroot_solve.bench._arm import Arm, Problem
 
 DEGREES = tuple(range(1, 9))
 TRUNCATION_SHARE = 0.25
+# Of the time of a symmetric product, for one with few columns: about that at n = 2048.
+THIN_SHARE = 0.4
 Tilings = Callable[[int, int, int], Tiling]
-LANCZOS_STEPS = 20
+LANCZOS_STEPS = 80
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def by_form(name: str, form: Form, how: str, what: str, degrees: tuple[int, ...]
 
     page = (
         f"{what} The root of A over a bound of λmax, then times B, by iroot-kernels alone: no symmetry check, no error "
-        "estimate, no fallback. It is told κ; bound (20 Lanczos steps in float64) and plan (truncation error at most "
+        "estimate, no fallback. It is told κ; bound (80 Lanczos steps in float64) and plan (truncation error at most "
         "tol/4) are made outside the time. Source: this library."
     )
     return Arm(name, page, applies, make)
@@ -145,38 +148,57 @@ TRIPLE_FORM = (
 )
 
 
-def symmetric(name: str, how: str, what: str, choose: Tilings = tiling, captured: bool = False) -> Arm:
-    """The root by symmetric products.
+@dataclass(frozen=True)
+class Setting:
+    """Of an arm of symmetric products.
 
-    Args:
-        name: After "symmetric-".
+    Attributes:
         how: Precision of the products.
-        what: It is, for its page.
         choose: Of the tiles.
         captured: Replay a captured graph of it.
+        direct: Act on B.
+        coarse: Last steps in one plane.
     """
+
+    how: str = "fp16x3"
+    choose: Tilings = tiling
+    captured: bool = False
+    direct: bool = False
+    coarse: int = 0
+
+
+def symmetric(name: str, what: str, setting: Setting) -> Arm:
+    """The root by symmetric products, called "symmetric-" `name`; `what` it is, for its page."""
+    direct = setting.direct
 
     def applies(problem: Problem) -> bool:
         fits = problem.kind == "spd" and problem.source.dtype is not torch.float64
-        return fits and symmetric_products(problem.source.device)
+        return fits and symmetric_products(problem.source.device) and not (direct and problem.B is None)
 
     def make(problem: Problem) -> Callable[[], Tensor]:
         A, B, p = problem.source, problem.B, problem.p
         bound, kappa = bounded(problem)
         tol = TRUNCATION_SHARE * problem.tol
-        schedule = plan(problem.p, kappa=kappa, tol=tol, **on_device(kappa)).rescaled(float(bound.max()))
+        schedule = fewest_products(Fraction(-1, p), kappa, tol, THIN_SHARE if direct else 1.0)
+        schedule = schedule.rescaled(float(bound.max()))
         steps = [polynomial(step) for step in schedule]
         chain, upper = addition_chain(p), schedule.steps[0].hi
-        root = SymmetricRoot(steps, p=p, chain=chain, upper=upper, precision=how, choose=choose)
+        root = SymmetricRoot(
+            steps, p=p, chain=chain, upper=upper, precision=setting.how, coarse=setting.coarse, choose=setting.choose
+        )
 
         def call() -> Tensor:
-            X = root(A.float().reshape(-1, *A.shape[-2:])).reshape(A.shape)
+            S = A.float().reshape(-1, *A.shape[-2:])
+            if direct:
+                assert B is not None
+                return root(S, B.float().reshape(-1, *B.shape[-2:])).reshape(B.shape).to(A.dtype)
+            X = root(S).reshape(A.shape)
             return (X if B is None else X @ B.float()).to(A.dtype)
 
-        return _captured(call) if captured else call
+        return _captured(call) if setting.captured else call
 
     page = (
-        f"Product form by symmetric products, {what}. Degrees 1, 2, 3, 4 and 8, the first 1 or 2 for κ > 1e3; the "
+        f"Product form by symmetric products, {what}. Degrees 1, 2, 3, 4 and 8, the first 2 to 4; the "
         "bound of λmax is within the first step. It is told κ; bound and plan are made outside the time, as for "
         "`product-`; no symmetry check, no error estimate, no fallback. On CUDA with Triton. Source: this library."
     )
@@ -251,10 +273,16 @@ FROM_HINT = (
 )
 FROM_PROMISE = "λmin from the true κ as `kappa_max` and from the upper end, which 20 Lanczos steps find as ever"
 
+REPLAYED = "replayed as one CUDA graph"
+
 VARIANTS = (
-    *(symmetric(how, how, f"products in {how}") for how in ("fp16x3", "bf16x3", "fp16", "bf16")),
-    symmetric("captured", "fp16x3", "products in fp16x3, replayed as one CUDA graph", captured=True),
-    symmetric("deep", "fp16x3", "products in fp16x3 with blocks of 64 along K in every step, the first too", _deep),
+    *(symmetric(how, f"products in {how}", Setting(how)) for how in ("fp16x3", "bf16x3", "fp16", "bf16")),
+    symmetric("captured", f"products in fp16x3, {REPLAYED}", Setting(captured=True)),
+    symmetric("columns", f"acting on B, products in fp16x3, {REPLAYED}", Setting(captured=True, direct=True)),
+    symmetric("coarse", f"products in fp16x3, in the last step in fp16, {REPLAYED}", Setting(captured=True, coarse=1)),
+    symmetric(
+        "deep", "products in fp16x3 with deep blocks along K in every step, the first too", Setting(choose=_deep)
+    ),
     *(_in(PRODUCT, how, PRODUCT_FORM) for how in PRECISIONS),
     *(_in(TRIPLE, how, TRIPLE_FORM) for how in PRECISIONS),
     mix("mixed", DEGREES, "with the degrees that the planner mixes, 1 to 8"),

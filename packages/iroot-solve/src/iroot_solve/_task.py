@@ -1,0 +1,114 @@
+"""What decides the choice of a strategy, and what a choice is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from iroot_coeffs import Schedule
+from iroot_kernels import precision
+
+from iroot_solve._cost import calls_ms, milliseconds
+from iroot_solve._hybrid import HybridSchedule
+
+SUMS = ("chebyshev", "cayley")
+MAX_KAPPA = 1e14
+# Of tol, for the truncation error: most is left to rounding and its estimate.
+TRUNCATION_SHARE = 0.25
+# All matrices are padded to 64 × 64: of much smaller ones full products are cheaper, and take less memory.
+SMALLEST_SYMMETRIC = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What decides the choice.
+
+    Attributes:
+        n, k, batch: Shapes; k = n with `root` for the root itself.
+        exponent: −q/s or q/s.
+        tol: Target of the relative error.
+        root: The root itself is wanted.
+        reuse: How often the root will be applied to a right-hand side like this one.
+        precisions: Precisions allowed, in the order of preference at equal cost.
+        device: Its type.
+        symmetric: Symmetric products run there.
+        reduced: Whether `auto` may round more than float32 does, where that is enough.
+    """
+
+    n: int
+    k: int
+    batch: int
+    exponent: Fraction
+    tol: float
+    root: bool
+    reuse: int = 1
+    precisions: tuple[str, ...] = ("fp32", "fp64")
+    device: str = "cpu"
+    symmetric: bool = False
+    reduced: bool = True
+
+    def ms(self, operation: str) -> float:
+        """Predicted time of an operation on matrices of these shapes."""
+        return milliseconds(operation, self.n, self.batch, self.device)
+
+    def calls(self, count: float) -> float:
+        """Predicted time of so many torch calls on next to nothing."""
+        return calls_ms(count, self.device)
+
+    @property
+    def quiet(self) -> bool:
+        """On a device what reads numbers back while it runs is for those who ask for it by name."""
+        return self.device != "cpu"
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Those that apply."""
+        names = ["eigh"]
+        if not self.root and abs(self.exponent) <= 1:
+            names = [*(SUMS if self.exponent < 0 else ()), "lanczos", "eigh"]
+        if self.exponent < 1:
+            names = ["materialize-root", *names] if self.root else ["direct-solve", "materialize-root", *names]
+        if self.exponent == -1:
+            names += ["cholesky"] if self.root else ["hybrid-pe-nsrc", "cholesky"]
+        return tuple(names)
+
+    def has_symmetric_products(self, name: str) -> bool:
+        """Whether an iteration in this precision is made of them: in planes, or in float32 that nobody asked for by
+        name."""
+        planes = precision(name).plane is not None or (name == "fp32" and len(self.precisions) > 1)
+        return self.symmetric and planes and self.exponent < 0 and self.n >= SMALLEST_SYMMETRIC
+
+    def meets(self, error: float) -> bool:
+        """Whether a predicted error, truncation and rounding together, leaves room for the estimate."""
+        return error <= self.tol / 2
+
+    def check(self, strategy: str) -> None:
+        """ValueError, naming the strategies that apply, unless `strategy` is one of them or auto."""
+        if strategy != "auto" and strategy not in self.strategies:
+            raise ValueError(
+                f"strategy={strategy!r} does not apply to exponent {self.exponent}"
+                f"{' without B' if self.root else ''}; those that do: auto, {', '.join(self.strategies)}"
+            )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do a task, with its predicted time and error.
+
+    Attributes:
+        strategy, precision: Their names.
+        schedule: The steps of an iteration.
+        products: n×n by n×n products.
+        milliseconds, error: Predicted.
+        symmetric: The products are symmetric ones, each half of a full one.
+        coarse: How many of the last steps of these round more.
+    """
+
+    strategy: str
+    precision: str
+    schedule: Schedule | HybridSchedule | None
+    products: float
+    milliseconds: float
+    error: float
+    symmetric: bool = False
+    coarse: int = 0
