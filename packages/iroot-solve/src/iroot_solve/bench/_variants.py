@@ -3,6 +3,7 @@
     form × precision   the kernels' two forms of the iteration, in every precision that they know
     degrees            the product form in float32, with the degrees of its steps restricted
     look               whole calls of the library that differ in how the lower end of the spectrum is found
+    tf32               rivals with a global flag of torch set
 
 They are what decided defaults, kept so that the decision can be measured again; none is meant to be the fastest.
 """
@@ -38,6 +39,7 @@ from iroot_solve._solve import solve
 from iroot_solve._spd import read_options
 from iroot_solve._symmetric import fewest_products
 from iroot_solve.bench._arm import Arm, Problem
+from iroot_solve.bench.rivals import RIVALS
 
 DEGREES = tuple(range(1, 9))
 TRUNCATION_SHARE = 0.25
@@ -265,6 +267,26 @@ def look(name: str, what: str, *, way: str = "auto", promised: bool = False) -> 
     return Arm(f"look-{name}", page, lambda problem: problem.kind == "spd", make)
 
 
+def in_tf32(arm: Arm) -> Arm:
+    """A rival whose float32 products run in tf32, as under torch's global flag for it."""
+
+    def make(problem: Problem) -> Callable[[], Tensor | SolveResult]:
+        call = arm.make(problem)
+
+        def in_less() -> Tensor | SolveResult:
+            before = torch.backends.cuda.matmul.fp32_precision
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+            try:
+                return call()
+            finally:
+                torch.backends.cuda.matmul.fp32_precision = before
+
+        return in_less
+
+    page = f"{arm.page} Here float32 products run in tf32."
+    return Arm(f"{arm.name}-tf32", page, lambda p: arm.applies(p) and p.source.is_cuda, make, arm.needs)
+
+
 FROM_LANCZOS = "λmin from 20 Lanczos steps, with the safety that Ritz values need"
 FROM_CHOLESKY = "λmin to a factor of two from a Cholesky factorisation and inverse iteration"
 FROM_HINT = (
@@ -292,4 +314,5 @@ VARIANTS = (
     look("cholesky", FROM_CHOLESKY, way="cholesky"),
     look("none", FROM_HINT, way="none"),
     look("promised", FROM_PROMISE, promised=True),
+    *(in_tf32(arm) for arm in RIVALS if arm.name in ("cans-10", "coupled-newton")),
 )
