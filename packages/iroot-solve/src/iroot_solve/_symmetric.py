@@ -19,7 +19,7 @@ from iroot_coeffs import Schedule, plan
 from iroot_kernels import SYMMETRIC_DEGREES
 
 from iroot_solve._certificate_cost import certificate_ms
-from iroot_solve._task import MAX_KAPPA, TRUNCATION_SHARE, Candidate, Task
+from iroot_solve._task import MAX_KAPPA, Candidate, Task
 
 # Of the first step. A low degree leaves small eigenvalues small, where later rounding counts, a high one rounds more.
 BEGINNINGS = (2, 3, 4)
@@ -27,6 +27,9 @@ BEGINNINGS = (2, 3, 4)
 ENDINGS = (*SYMMETRIC_DEGREES, 12, 16, 24, 32)
 # What float32 is replaced by: all in one plane, the last step in one, none.
 IN_FLOAT32 = (("fp16", 0), ("fp16x3", 1), ("fp16x3", 0))
+# Of tol, for the truncation error. Here it is rounding that takes the rest, and an estimate of both above tol/2 costs a
+# solve in float64; less of it costs a product.
+TRUNCATION_SHARE = 0.1
 # How much more a coarse last step may round than was measured: that depends on what is left for it to do.
 COARSE_SCATTER = 3.0
 # Thin products are of 64 columns at a time, and as long as one with 16 in float32: both read the matrix.

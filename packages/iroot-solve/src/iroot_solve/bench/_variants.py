@@ -29,7 +29,6 @@ from iroot_kernels import (
     symmetric_products,
     tiling,
 )
-from iroot_precond import inflation, ritz_extremes, symmetric_action
 from torch import Tensor
 
 from iroot_solve._bridge import polynomial
@@ -46,7 +45,7 @@ TRUNCATION_SHARE = 0.25
 # Of the time of a symmetric product, for one with few columns: about that at n = 2048.
 THIN_SHARE = 0.4
 Tilings = Callable[[int, int, int], Tiling]
-LANCZOS_STEPS = 80
+ROOM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,10 @@ TRIPLE = Form("triple", _triple, lambda step: Polynomial.of_monomials(step.monom
 
 
 def bounded(problem: Problem) -> tuple[Tensor, float]:
-    """(bounds of λmax `(…, 1, 1)`, κ of the interval to plan for): λmin ≥ θ/κ with θ ≤ λmax the largest Ritz value."""
-    A = problem.source.double()
-    _, high, beta = ritz_extremes(symmetric_action(A), A, min(LANCZOS_STEPS, A.shape[-1]))
-    bound = (high + beta) * inflation(A.shape[-1], A.dtype)
-    return bound[..., None, None], problem.kappa * float((bound / high).max())
+    """(bounds of λmax `(…, 1, 1)`, κ of the interval to plan for): the ends of the spectrum, and room for rounding."""
+    values = torch.linalg.eigvalsh(problem.source.double())
+    bound = values[..., -1] * (1 + ROOM)
+    return bound[..., None, None], float((bound / values[..., 0]).max()) * (1 + ROOM)
 
 
 def planned(problem: Problem, kappa: float, degrees: Iterable[int]) -> Schedule:
@@ -107,7 +105,7 @@ def by_form(name: str, form: Form, how: str, what: str, degrees: tuple[int, ...]
 
     def applies(problem: Problem) -> bool:
         wide = how == "fp64" or problem.source.dtype is not torch.float64
-        return problem.kind == "spd" and (not form.orders or problem.p in form.orders) and wide
+        return problem.kind == "spd" and not problem.ridge and (not form.orders or problem.p in form.orders) and wide
 
     def make(problem: Problem) -> Callable[[], Tensor]:
         A, B, p, ws = problem.source, problem.B, problem.p, Workspace()
@@ -129,8 +127,8 @@ def by_form(name: str, form: Form, how: str, what: str, degrees: tuple[int, ...]
 
     page = (
         f"{what} The root of A over a bound of λmax, then times B, by iroot-kernels alone: no symmetry check, no error "
-        "estimate, no fallback. It is told κ; bound (80 Lanczos steps in float64) and plan (truncation error at most "
-        "tol/4) are made outside the time. Source: this library."
+        "estimate, no fallback. It is told the ends of the spectrum; the plan (truncation error at most "
+        "tol/4) is made outside the time. Source: this library."
     )
     return Arm(name, page, applies, make)
 
@@ -174,7 +172,7 @@ def symmetric(name: str, what: str, setting: Setting) -> Arm:
     direct = setting.direct
 
     def applies(problem: Problem) -> bool:
-        fits = problem.kind == "spd" and problem.source.dtype is not torch.float64
+        fits = problem.kind == "spd" and not problem.ridge and problem.source.dtype is not torch.float64
         return fits and symmetric_products(problem.source.device) and not (direct and problem.B is None)
 
     def make(problem: Problem) -> Callable[[], Tensor]:
@@ -201,7 +199,7 @@ def symmetric(name: str, what: str, setting: Setting) -> Arm:
 
     page = (
         f"Product form by symmetric products, {what}. Degrees 1, 2, 3, 4 and 8, the first 2 to 4; the "
-        "bound of λmax is within the first step. It is told κ; bound and plan are made outside the time, as for "
+        "bound of λmax is within the first step. It is told the ends of the spectrum; the plan is made before, as for "
         "`product-`; no symmetry check, no error estimate, no fallback. On CUDA with Triton. Source: this library."
     )
     return Arm(f"symmetric-{name}", page, applies, make)
