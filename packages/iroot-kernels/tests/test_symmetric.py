@@ -224,7 +224,7 @@ def test_kernels_under_the_interpreter(spd, interpreted, n, batch, name, p, powe
     """Tiles, mirrors, padding, jobs that share a launch and the tables: against the same polynomials of numbers."""
     steps = list(_steps(degrees))
     A = spd(n, 10.0, batch).float()
-    choose = {64: lambda N, planes, step: DEEP, 200: lambda N, planes, step: LARGE}.get(n, lambda *_: SMALL)
+    choose = {64: lambda *_: DEEP, 200: lambda *_: LARGE}.get(n, lambda *_: SMALL)
     root = SymmetricRoot(steps, p=p, power=power, precision=name, workspace=_Poisoned(), choose=choose)
     X = root(A)
     values, V = torch.linalg.eigh(A.double())
@@ -309,7 +309,7 @@ def test_a_matrix_that_does_not_fit_is_an_error(A, error):
 
 @pytest.mark.parametrize(("n", "tilings"), [(200, (SMALL, LARGE)), (150, (LARGE, LARGE))])
 def test_tiles_that_leave_holes_are_an_error(interpreted, n, tilings):
-    root = SymmetricRoot(list(_steps((2, 2))), p=2, choose=lambda N, planes, step: tilings[step])
+    root = SymmetricRoot(list(_steps((2, 2))), p=2, choose=lambda N, planes, step, batch: tilings[step])
     with pytest.raises(ValueError, match="one size"):
         root(torch.eye(n)[None])
 

@@ -21,6 +21,7 @@ from iroot_kernels._quadratic import (
 )
 from iroot_kernels._rank_k import symmetric_rank_k
 from iroot_kernels._series import SeriesResult, cayley_series, chebyshev_series
+from iroot_kernels._small_root import SmallResult, SmallRoot, small_matrices, small_roots
 from iroot_kernels._symmetric import SYMMETRIC_DEGREES, has_form
 from iroot_kernels._symmetric_root import SymmetricRoot
 from iroot_kernels._tiling import Tiling, symmetric_products, tiling
@@ -39,6 +40,8 @@ __all__ = [
     "Precision",
     "Products",
     "SeriesResult",
+    "SmallResult",
+    "SmallRoot",
     "SymmetricRoot",
     "Tiling",
     "TripleIteration",
@@ -61,6 +64,8 @@ __all__ = [
     "multiplication",
     "precision",
     "quadratics",
+    "small_matrices",
+    "small_roots",
     "symmetric_products",
     "symmetric_rank_k",
     "tiling",

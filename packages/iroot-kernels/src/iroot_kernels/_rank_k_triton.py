@@ -4,7 +4,6 @@ V is G or Gᵀ, whichever makes S = V·Vᵀ; how it lies in memory is in its str
 both operands of the product are read along their rows, and are zero beyond V up to whole tiles.
 """
 
-
 from __future__ import annotations
 
 import triton

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from iroot_kernels._products import Products
 from iroot_kernels._symmetric import ROOT, X_COLUMNS, X_SLOT, Y_SLOT, Columns, Factor, formed, has_form, in_planes
 from iroot_kernels._symmetric_compiler import compiled
 from iroot_kernels._symmetric_run import Held, run
-from iroot_kernels._tiling import MOST, TILE, Tiling, tiling
+from iroot_kernels._tiling import MOST, TILE, Choice, tiling
 from iroot_kernels._workspace import Workspace
 
 
@@ -37,7 +37,7 @@ class SymmetricRoot:
         coarse: How many of the last steps multiply the high planes only, a third of the work; see `docs/theory`.
         workspace: Buffers to use, in two planes 36·n² bytes for each matrix with p = 1, 2 or 4, 40·n² with 3 or 8;
             acting on B another 4·n² for each step.
-        choose: (N, planes, step) ↦ `Tiling`, of one size for all steps.
+        choose: (N, planes, step, batch) ↦ `Tiling`, of one size for all steps.
 
     Attributes:
         X: The root, or the root acting on B; a view of the workspace.
@@ -67,7 +67,7 @@ class SymmetricRoot:
         precision: str | Products = "fp16x3",
         coarse: int = 0,
         workspace: Workspace | None = None,
-        choose: Callable[[int, int, int], Tiling] = tiling,
+        choose: Choice = tiling,
     ) -> None:
         self.products = precision if isinstance(precision, Products) else Products(precision)
         chain = binary_chain(p) if chain is None else tuple(chain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iroot_kernels._symmetric import Launch, Program
-from iroot_kernels._tiling import TILE, Tiling
+from iroot_kernels._tiling import TILE, Choice, Tiling
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def _tables(program: Program, device: torch.device) -> tuple[Tensor, Tensor]:
     return ints.to(device), floats.to(device)
 
 
-def run(program: Program, A: Tensor, B: Tensor | None, held: Held, choose: Callable[[int, int, int], Tiling]) -> None:
+def run(program: Program, A: Tensor, B: Tensor | None, held: Held, choose: Choice) -> None:
     """The first job on A and the second on B, then one launch after the other.
 
     Args:
@@ -53,11 +52,11 @@ def run(program: Program, A: Tensor, B: Tensor | None, held: Held, choose: Calla
     _launch(program, held, tables, cuts, A.shape[-1])
 
 
-def _cuts(program: Program, held: Held, choose: Callable[[int, int, int], Tiling]) -> list[Tiling]:
+def _cuts(program: Program, held: Held, choose: Choice) -> list[Tiling]:
     """The tiles of each step."""
-    stored, N = held.planes.shape[2:4]
+    batch, stored, N = held.planes.shape[1:4]
     steps = {launch.step: _read(launch, stored) for launch in program.launches}
-    cuts = [choose(N, read, step) for step, read in steps.items()]
+    cuts = [choose(N, read, step, batch) for step, read in steps.items()]
     size = cuts[0].size if cuts else TILE
     if N % size or any(cut.size != size for cut in cuts):
         # A diagonal tile is written whole, and read whole: smaller ones leave holes in it.

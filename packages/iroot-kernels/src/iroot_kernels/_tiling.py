@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -34,15 +35,19 @@ class Tiling:
     stages: int
 
 
-def tiling(N: int, planes: int, step: int) -> Tiling:
+Choice = Callable[[int, int, int, int], Tiling]
+"""(N, planes that are read, step, batch) ↦ how products are cut."""
+
+
+def tiling(N: int, planes: int, step: int, batch: int = 1) -> Tiling:
     """The fastest of those that were measured on an H200 (n = 512 … 4096).
 
     The first step meets the smallest eigenvalues, and its rounding is most of the error: blocks half as deep take a
     third of it away at large κ, at a fifth more time for this step; a quarter as deep another fifth, for a tenth more
-    where matrices are small and launches wait for memory anyway. In later steps they gain nothing.
+    where one small matrix leaves most of the device idle anyway. In later steps they gain nothing.
     """
     fine = step == 0 and planes == 2
-    if fine and N <= SMALL:
+    if fine and N <= SMALL and batch == 1:
         return Tiling(64, 16, 4, 8)
     if N >= LARGE and N % (2 * TILE) == 0:
         return Tiling(128, 32, 8, 4) if fine else Tiling(128, 64, 8, 3)
