@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 TOL = 1e-4
 N = 64
 ARMS = {arm.name: arm for arm in VARIANTS}
-SYMMETRIC = {name for name in ARMS if name.startswith("symmetric-")}
+SYMMETRIC = {name for name in ARMS if name.startswith(("symmetric-", "small-"))}
 REDUCED = {"cans-10-tf32", "coupled-newton-tf32"}
 
 

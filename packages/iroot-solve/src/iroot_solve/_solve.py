@@ -23,6 +23,7 @@ from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._reuse import recall, remember
+from iroot_solve._small import small
 from iroot_solve._spectrum import (
     candidate_for,
     first_candidate,
@@ -49,12 +50,16 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
             ledger.codes[:], ledger.error[:] = Status.converged, 0.0
             return Report(problem, options, ws, ledger).result()
         result = plain(problem, options, ws, Z)
-        if result is not None:
-            return result
-        ledger = Ledger.empty(Z)
-        case = Case(problem, options, ws)
-        _warn_if_ignored(problem, options)
-        return _blind(case, ledger) if options.blind else _checked(case, ledger)
+        if result is None:
+            result = small(problem, options, ws, Z, _usually)
+        return _usually(problem, options, ws, Z) if result is None else result
+
+
+def _usually(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
+    """By bounds, a plan, what it says, and a certificate."""
+    ledger, case = Ledger.empty(Z), Case(problem, options, ws)
+    _warn_if_ignored(problem, options)
+    return _blind(case, ledger) if options.blind else _checked(case, ledger)
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:

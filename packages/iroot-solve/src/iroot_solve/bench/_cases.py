@@ -84,6 +84,11 @@ def _batch(batch: int, n: int, k: int) -> tuple[Point, ...]:
     return tuple(Point(n, k, kappa, batch=batch) for kappa in KAPPAS)
 
 
+def _batches(kappa: float, *shapes: tuple[int, int]) -> tuple[Point, ...]:
+    """Roots of so many matrices of each size."""
+    return tuple(Point(n, n, kappa, batch=batch) for batch, n in shapes)
+
+
 def _spd(p: int) -> tuple[Case, Case]:
     thin, square = _single([(256, 16), (1024, 16)]), _single([(128, 128), (512, 512)])
     return Case(f"SPD p={p} k<n", "spd", p, thin), Case(f"SPD p={p} k=n", "spd", p, square)
@@ -101,6 +106,8 @@ CASES: tuple[Case, ...] = (
     Case("Batch 256x64 p=4", "spd", 4, _batch(256, 64, 64), root=True),
 )
 
+# Of batches, and the size of their matrices.
+BATCHES = ((512, 64), (256, 128), (64, 256), (32, 512), (16, 1024))
 # Roots of the sizes that a GPU is for; run where they are asked for by name.
 LARGE: tuple[Case, ...] = (
     *(
@@ -112,6 +119,10 @@ LARGE: tuple[Case, ...] = (
         for name in SPECTRA[1:]
     ),
     Case("Large damped p=2", "spd", 2, _single([(1024, 1024), (2048, 2048)], (1e8,)), root=True, damped=True),
+    Case(
+        "Large batches p=2", "spd", 2, _batches(1e4, (512, 64), (256, 128), (64, 256), (32, 512), (16, 1024)), root=True
+    ),
+    Case("Large batches p=4", "spd", 4, _batches(1e3, (10**6, 16), (512, 64)), root=True),
     Case("Large thin p=2", "spd", 2, _single([(n, 64) for n in (1024, 2048, 4096)], (1e2, 1e4))),
 )
 

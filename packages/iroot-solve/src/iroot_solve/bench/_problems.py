@@ -19,6 +19,8 @@ from torch import Tensor
 from iroot_solve.bench._arm import Problem
 from iroot_solve.bench._cases import Case, Point
 
+DISTINCT = 4096
+
 
 def outline(case: Case, point: Point, dtype: torch.dtype, device: torch.device, tol: float) -> Problem:
     """A problem with the shapes of the real one and no values; takes no memory."""
@@ -96,9 +98,12 @@ def _matrix(case: Case, point: Point, rng: torch.Generator, device: torch.device
     kind, spectrum = case.problem, "singular" if case.damped else case.spectrum
     m, n = point.rows, point.n
     if kind == "spd":
-        Q = _basis(rng, (*point.leading, n, n), device)
+        # A million bases take minutes: a large batch repeats its first matrices.
+        leading = () if point.batch == 1 else (min(point.batch, DISTINCT),)
+        Q = _basis(rng, (*leading, n, n), device)
         A = _times(Q, _spectrum(spectrum, n, point.kappa, rng).to(device), Q)
-        return (A + A.mT) / 2
+        A = (A + A.mT) / 2
+        return A if point.batch <= DISTINCT else A.repeat(-(-point.batch // DISTINCT), 1, 1)[: point.batch]
     rank, spread = min(m, n), point.kappa if kind == "nonspd" else math.sqrt(point.kappa)
     U, V = _basis(rng, (*point.leading, m, rank), device), _basis(rng, (*point.leading, n, rank), device)
     return _times(U, _log_spaced(rank, spread, device), V)

@@ -3,6 +3,7 @@
     form × precision   the kernels' two forms of the iteration, in every precision that they know
     degrees            the product form in float32, with the degrees of its steps restricted
     look               whole calls of the library that differ in how the lower end of the spectrum is found
+    small              batches of small matrices, a program to a matrix
     tf32               rivals with a global flag of torch set
 
 They are what decided defaults, kept so that the decision can be measured again; none is meant to be the fastest.
@@ -21,11 +22,13 @@ from iroot_kernels import (
     PRECISIONS,
     CoupledIteration,
     Polynomial,
+    SmallRoot,
     SymmetricRoot,
     Tiling,
     TripleIteration,
     Workspace,
     precision,
+    small_matrices,
     symmetric_products,
     tiling,
 )
@@ -34,6 +37,7 @@ from torch import Tensor
 from iroot_solve._bridge import polynomial
 from iroot_solve._problem import read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
+from iroot_solve._small import planned as planned_small
 from iroot_solve._solve import solve
 from iroot_solve._spd import read_options
 from iroot_solve._symmetric import fewest_products
@@ -44,7 +48,7 @@ DEGREES = tuple(range(1, 9))
 TRUNCATION_SHARE = 0.25
 # Of the time of a symmetric product, for one with few columns: about that at n = 2048.
 THIN_SHARE = 0.4
-Tilings = Callable[[int, int, int], Tiling]
+Tilings = Callable[[int, int, int, int], Tiling]
 ROOM = 1e-6
 
 
@@ -205,6 +209,28 @@ def symmetric(name: str, what: str, setting: Setting) -> Arm:
     return Arm(f"symmetric-{name}", page, applies, make)
 
 
+def small(name: str, what: str) -> Arm:
+    """Matrices of up to 128 × 128, a program to a matrix, called "small-" `name`; `what` it is, for its page."""
+
+    def applies(problem: Problem) -> bool:
+        fits = problem.kind == "spd" and not problem.ridge and problem.source.dtype is not torch.float64
+        return fits and problem.source.shape[-1] <= 128 and small_matrices(problem.source.device)
+
+    def make(problem: Problem) -> Callable[[], Tensor]:
+        A, B, p = problem.source, problem.B, problem.p
+        steps = [polynomial(step) for step in planned_small(Fraction(-1, p), problem.kappa, problem.tol)]
+        root = SmallRoot(steps, p=p)
+        flat = A.reshape(-1, *A.shape[-2:])
+        right = None if B is None else B.reshape(-1, *B.shape[-2:])
+        return _captured(lambda: root(flat, right).Z.reshape(A.shape if B is None else B.shape))
+
+    page = (
+        f"One launch for the whole batch, {what}: steps of degrees 1 and 2, with its own bound of λmax, error estimate "
+        "and status for every matrix. It is told κ; nothing is read back. On CUDA with Triton. Source: this library."
+    )
+    return Arm(f"small-{name}", page, applies, make)
+
+
 def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The call as one graph; what it returns is the same memory every time."""
     call()
@@ -220,9 +246,9 @@ def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-def _deep(N: int, planes: int, step: int) -> Tiling:
+def _deep(N: int, planes: int, step: int, batch: int) -> Tiling:
     """Deep blocks in every step, the first too."""
-    return tiling(N, planes, step + 1)
+    return tiling(N, planes, step + 1, batch)
 
 
 def mix(name: str, degrees: tuple[int, ...], what: str) -> Arm:
@@ -303,6 +329,7 @@ VARIANTS = (
     symmetric(
         "deep", "products in fp16x3 with deep blocks along K in every step, the first too", Setting(choose=_deep)
     ),
+    small("captured", f"a program to a matrix in fp16x3, {REPLAYED}"),
     *(_in(PRODUCT, how, PRODUCT_FORM) for how in PRECISIONS),
     *(_in(TRIPLE, how, TRIPLE_FORM) for how in PRECISIONS),
     mix("mixed", DEGREES, "with the degrees that the planner mixes, 1 to 8"),

@@ -1,0 +1,133 @@
+"""Small matrices on a GPU: a program to a matrix, one launch and one read for a whole batch.
+
+The kernel scales, iterates and judges every matrix by itself (`iroot_kernels.SmallRoot`). What it is sure of is
+returned; the others (not symmetric, not finite, indefinite, worse conditioned than float32 can serve) go the usual way,
+which climbs and words the errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import torch
+from iroot_coeffs import Schedule, plan
+from iroot_kernels import SmallResult, SmallRoot, small_matrices
+from torch import Tensor
+
+from iroot_solve._bridge import polynomial
+from iroot_solve._certificate import Array
+from iroot_solve._ladder import Ledger
+from iroot_solve._options import Options
+from iroot_solve._problem import Problem
+from iroot_solve._report import Report
+from iroot_solve._result import SolveResult, SolveWorkspace, Status, unshape
+
+# Above, batched symmetric products are faster.
+LARGEST, MOST_POWERS = 64, 8
+# What is planned for where nothing is promised; the kernel repeats steps for what is worse conditioned.
+KAPPA = 1e4
+# By how much the kernel's bound of λmax, rounded up to a power of two, exceeds it: 1.3 to 5 was seen.
+SLACK = 6.0
+TRUNCATION_SHARE = 0.25
+# The kernel's estimate is a trace, not a sample: 0.75 to 1.6 times the truth was seen where it is below 1e-3.
+SHARE = 1 / 1.5
+
+Usual = Callable[[Problem, Options, SolveWorkspace, Tensor], SolveResult]
+
+
+def small(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, usual: Usual) -> SolveResult | None:
+    """The result with its answer in `Z`, or `None` where the usual way is to find all of it.
+
+    Cost: one launch and one synchronisation (none for a blind call); the `usual` way for the matrices that are left.
+    """
+    if not _applies(problem, options):
+        return None
+    schedule = planned(problem.exponent, options.kappa_max or KAPPA, problem.tol)
+    ridge: float | Tensor = options.damping.amount(problem).float() if options.damping else 0.0
+    root = SmallRoot(
+        [polynomial(step) for step in schedule], p=schedule.p, power=schedule.power, precision="fp16x3", workspace=ws
+    )
+    found = root(problem.A, problem.B, ridge=ridge, out=Z)
+    ledger = _account(Ledger.empty(Z), schedule)
+    if options.blind:
+        return _blind(Report(problem, options, ws, ledger), found, ridge)
+    good = _note(ledger, found, ridge, problem.tol)
+    if not good.any():
+        return None
+    if not good.all():
+        _finish(problem, options, ledger, np.flatnonzero(~good), usual)
+    ledger.codes[good] = Status.converged
+    return Report(problem, options, ws, ledger).finish()
+
+
+def _applies(problem: Problem, options: Options) -> bool:
+    """Nothing is asked for but the root of float32 (or 16-bit) matrices of up to 64 × 64 on such a device."""
+    asked = options.pinv or options.abc_t is not None or options.precision != "auto" or options.expected_reuse > 1
+    exponent, verified = problem.exponent, options.verify or options.blind
+    fits = problem.n <= LARGEST and problem.gram is None and problem.storage is torch.float32
+    powers = -MOST_POWERS <= exponent.numerator < 0 and exponent.denominator <= MOST_POWERS
+    reachable = problem.tol >= 2 * problem.unit_roundoff and options.strategy == "auto" and options.lambda_max is None
+    plain = options.precond.mode == "none" and options.look == "auto" and options.fallback
+    return bool(fits and powers and reachable and plain and verified and not asked) and small_matrices(problem.A.device)
+
+
+@lru_cache(maxsize=256)
+def planned(exponent: Fraction, kappa: float, tol: float) -> Schedule:
+    """Steps of degrees 1 and 2 on [1/(6·κ), 1]."""
+    return plan(
+        exponent.denominator,
+        kappa=min(SLACK * kappa, 1e14),
+        tol=TRUNCATION_SHARE * tol,
+        exponent=exponent,
+        degrees=(1, 2),
+    )
+
+
+def _account(ledger: Ledger, schedule: Schedule) -> Ledger:
+    """What was done to every matrix."""
+    ledger.strategy, ledger.precision, ledger.backend = "materialize-root", "fp16x3", "triton: a program to a matrix"
+    ledger.schedule, ledger.steps = schedule, len(schedule)
+    ledger.products = {"square": math.ceil(schedule.products())}
+    return ledger
+
+
+def _note(ledger: Ledger, found: SmallResult, ridge: float | Tensor, tol: float) -> Array:
+    """Everything that the kernel says, in one synchronisation; which answers it is sure of."""
+    numbers = (found.error, found.residual, found.amplification, found.bound, found.low, found.steps, found.status)
+    rows = [number.double() for number in numbers]
+    rows.append(ridge.double() if isinstance(ridge, Tensor) else torch.full_like(rows[0], ridge))
+    error, residual, amplification, bound, low, steps, status, added = torch.stack(rows).cpu().numpy()
+    ledger.error, ledger.residual, ledger.amplification = error, residual, amplification
+    ledger.lambda_max, ledger.lambda_min, ledger.ridge = bound, low, added
+    ledger.steps = int(steps.max())
+    good: Array = (status == 0) & (error <= SHARE * tol)
+    return good
+
+
+def _finish(problem: Problem, options: Options, ledger: Ledger, rows: Array, usual: Usual) -> None:
+    """The usual way for the matrices at `rows`."""
+    shape = torch.Size((rows.size, problem.height, problem.columns))
+    part = problem.rows(torch.from_numpy(rows).to(problem.A.device))
+    part = replace(part, batch=torch.Size((rows.size,)), shape=shape, folded=False)
+    ways = ledger.strategy, ledger.precision, ledger.backend, ledger.schedule, ledger.products, ledger.steps
+    Z = torch.empty(shape, dtype=problem.dtype, device=problem.A.device)
+    result = usual(part, replace(options, on_failure="warn", quiet=True, out=None), SolveWorkspace(), Z)
+    ledger.take(rows, result)
+    stats = result.stats
+    ledger.strategy, ledger.precision, ledger.backend, ledger.schedule, ledger.products, ledger.steps = ways
+    ledger.fallbacks = [f"{stats.strategy} in {stats.precision} for {rows.size} of {problem.count}", *stats.fallbacks]
+
+
+def _blind(report: Report, found: SmallResult, ridge: float | Tensor) -> SolveResult:
+    """What is known stays on the device; a matrix that was not finished is NaN."""
+    report.ledger.codes[:] = Status.unverified
+    result, batch = report.result(), report.problem.batch
+    added = ridge if isinstance(ridge, Tensor) else torch.full_like(found.bound, ridge)
+    bound, low, added = (unshape(value.double(), batch) for value in (found.bound, found.low, added))
+    stats = replace(result.stats, lambda_max=bound, lambda_min=low, ridge=added)
+    return result._replace(stats=stats)
