@@ -104,6 +104,16 @@ def test_every_page_is_in_the_navigation(page):
     assert page.relative_to(DOCS).as_posix() in (ROOT / "mkdocs.yml").read_text("utf-8")
 
 
+def test_the_guide_knows_every_status_exception_and_field():
+    solve = importlib.import_module("iroot_solve")
+    text = (DOCS / "guide" / "results.md").read_text("utf-8")
+    failures = [name for name in solve.__all__ if name.endswith(("Error", "Warning"))]
+    fields = set(solve.SolveStats.__dataclass_fields__) - {"noise"}
+    properties = {name for name, value in vars(solve.SolveStats).items() if isinstance(value, property)} - {"converged"}
+    wanted = {status.name for status in solve.Status} | set(failures) | fields | properties
+    assert [name for name in sorted(wanted) if f"`{name}`" not in text] == []
+
+
 def test_nothing_is_fetched_from_elsewhere():
     """The site works without a network: no page, setting or script names another host to load from."""
     files = [*PAGES, ROOT / "mkdocs.yml", *sorted((DOCS / "assets").rglob("*.css")), *sorted(DOCS.rglob("*.svg"))]
