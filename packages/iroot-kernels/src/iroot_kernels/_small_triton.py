@@ -211,9 +211,11 @@ def _largest(X, n, P: tl.constexpr, NP: tl.constexpr):
 def _raised(X, n, POWER: tl.constexpr, CHECK: tl.constexpr):
     """X^q. The length of the loop is not known to the compiler, see `_judged`."""
     Z = X
-    for _ in range((POWER - 1) * tl.minimum(n, 1)):
-        Z = _times(X, Z, 1.0, 1.0, CHECK)
-    return _symmetrized(Z)
+    if POWER > 1:
+        for _ in range((POWER - 1) * tl.minimum(n, 1)):
+            Z = _times(X, Z, 1.0, 1.0, CHECK)
+        Z = _symmetrized(Z)
+    return Z
 
 
 @triton.jit

@@ -120,9 +120,9 @@ LARGE: tuple[Case, ...] = (
     ),
     Case("Large damped p=2", "spd", 2, _single([(1024, 1024), (2048, 2048)], (1e8,)), root=True, damped=True),
     Case(
-        "Large batches p=2", "spd", 2, _batches(1e4, (512, 64), (256, 128), (64, 256), (32, 512), (16, 1024)), root=True
+        "Many matrices p=2", "spd", 2, _batches(1e4, (512, 64), (256, 128), (64, 256), (32, 512), (16, 1024)), root=True
     ),
-    Case("Large batches p=4", "spd", 4, _batches(1e3, (10**6, 16), (512, 64)), root=True),
+    Case("Many matrices p=4", "spd", 4, _batches(1e3, (10**6, 16), (512, 64)), root=True),
     Case("Large thin p=2", "spd", 2, _single([(n, 64) for n in (1024, 2048, 4096)], (1e2, 1e4))),
 )
 
@@ -133,12 +133,12 @@ def names() -> tuple[str, ...]:
 
 
 def select(only: str) -> tuple[Case, ...]:
-    """The cases with this in their name, in any case of letters; the large ones only where it says "large".
+    """The cases with this in their name, in any case of letters; those for a GPU only where it says "large" or "many".
 
     Raises:
         ValueError: There is none.
     """
-    among = (*CASES, *LARGE) if "large" in only.lower() else CASES
+    among = (*CASES, *LARGE) if any(word in only.lower() for word in ("large", "many")) else CASES
     found = tuple(case for case in among if only.lower() in case.name.lower())
     if not found:
         raise ValueError(f"--only: no case has {only!r} in its name; there are: {', '.join(names())}")
