@@ -227,13 +227,14 @@ def _judged(S, rest, X, Z, largest, n, P: tl.constexpr, POWER: tl.constexpr, CHE
     see iroot-solve's certificate. A^q takes no part in it, whose rounding would be κ^q.
 
     Where one direction leads, E is one number, and its own rounding may cancel it. That rounding is some 0.1·r of X,
-    r = 2^-24·‖A‖_F/√n·λ/s, with λ the `largest` of X^s = A^-1, so that an error beyond 0.6·r is seen by itself; r/16 is
-    a tenth of that. 2^-24 more is for the storage of X.
+    r = 2^-24·‖A‖_F/√n·λ/s, with λ the `largest` of X^s = A^-1, and an error beyond 0.6·r is seen by itself. So 0.6·r
+    is added, by the share ‖Z‖₂/‖Z‖_F that the direction has of Z. 2^-24 more is for the storage of X.
     """
     rows, columns = tl.arange(0, NP)[:, None], tl.arange(0, NP)[None, :]
     inside = (rows < n) & (columns < n)
     size, root = _frobenius(tl.where(inside, Z, 0.0)), tl.sqrt(n.to(tl.float32))
-    least = 2.0**-28 * _frobenius(tl.where(inside, S, 0.0)) / root * largest / P + 2.0**-24
+    share = tl.exp2((POWER / P) * tl.log2(largest)) / size
+    least = share * 0.6 * 2.0**-24 * _frobenius(tl.where(inside, S, 0.0)) / root * largest / P + 2.0**-24
     W = X
     for _ in range(P - P // 2 - 1):
         W = _times(X, W, 1.0, 1.0, CHECK)

@@ -232,14 +232,17 @@ def small(name: str, what: str) -> Arm:
 
 
 def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The call as one graph; what it returns is the same memory every time."""
+    """The call as one graph; what it returns is the same memory every time.
+
+    The graph works in buffers that the call holds, and does not hold them itself.
+    """
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         Z = call()
 
-    def replay() -> Tensor:
+    def replay(holding: Callable[[], Tensor] = call) -> Tensor:
         graph.replay()
         return Z
 
