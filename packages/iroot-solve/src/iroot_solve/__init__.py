@@ -2,6 +2,7 @@
 
 from iroot_solve._apply import apply_inverse_root_auto, apply_inverse_root_gram_spd
 from iroot_solve._config import PrecondConfig, ScheduleConfig
+from iroot_solve._each import solve_each
 from iroot_solve._errors import (
     IrootError,
     NonFiniteInputError,
@@ -53,6 +54,7 @@ __all__ = [
     "inverse_root",
     "inverse_root_apply",
     "orthogonalize",
+    "solve_each",
     "solve_gram_spd",
     "solve_nonspd",
     "solve_spd",
