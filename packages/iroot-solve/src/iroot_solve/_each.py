@@ -36,7 +36,7 @@ def solve_each(
         **settings: Keyword arguments of `solve_spd` (p_val, tol, ridge, on_failure, …), but for workspace and out.
 
     Returns:
-        A result for each matrix, in the order of `matrices`; its stats are scalars, but those that count work (products,
+        A result for each matrix, in the order of `matrices`; its stats are scalars; those that count work (products,
         steps, fallbacks) are of its batch.
 
     Raises:
