@@ -122,6 +122,22 @@ def test_a_program_acts_on_columns(spd, degrees, p, power, recurrence):
     assert len(program.factors) == len(steps) and program.factors[-1].end is (steps[-1] if recurrence else None)
 
 
+@pytest.mark.parametrize("recurrence", [False, True])
+def test_thin_planes_have_room_for_more_than_the_norm_of_the_root(recurrence):
+    """(X·B)_i is more than ‖X‖ where a row of X points along B; B has entries ±1."""
+    n = 64
+    v = torch.full((n, 1), 0.5**0.5 / (n - 1) ** 0.5, dtype=torch.float64)
+    v[0] = 0.5**0.5
+    A = torch.eye(n, dtype=torch.float64) - (1 - 1e-3) * v @ v.mT
+    steps = (Polynomial(0.5, 0.5, (1.0, -0.9)), Polynomial(0.5, 0.5, (1.0, -0.01)))
+    program = compiled(steps, 1, 1, binary_chain(1), "fp16x3", 1.0, columns=Columns(3, recurrence))
+    largest = []
+    X = _executed(
+        program, A, torch.ones(n, 1, dtype=torch.float64), lambda planes: largest.append(float(planes.abs().max()))
+    )
+    assert float(X.abs().max()) > 2 * 1.91 and max(largest) <= 1.01 * 2.0**13
+
+
 @pytest.mark.parametrize("recurrence", [None, False, True])
 @pytest.mark.parametrize(("p", "power"), POWERS)
 @pytest.mark.parametrize("degrees", MIXED)
@@ -291,6 +307,20 @@ def test_coarse_steps_under_the_interpreter(spd, interpreted, columns):
 def test_columns_that_do_not_fit_are_an_error(B):
     with pytest.raises((ValueError, TypeError), match="B must"):
         SymmetricRoot(list(_steps((2,))), p=2)(torch.eye(3)[None], B)
+
+
+def test_nothing_is_the_root_of_nothing(interpreted):
+    root = SymmetricRoot(list(_steps((2, 2))), p=2)
+    for shape in ((0, 3, 3), (2, 0, 0)):
+        assert root(torch.empty(shape)).shape == shape
+
+
+def test_what_a_graph_works_in_is_held(interpreted):
+    """All that launches read or write, but for A and B, hangs on the object."""
+    root = SymmetricRoot(list(_steps((2, 2))), p=2)
+    X = root(0.5 * torch.eye(3)[None])
+    held = [*vars(root._held).values(), *root._tables]
+    assert len(held) == 6 and any(M.untyped_storage().data_ptr() == X.untyped_storage().data_ptr() for M in held)
 
 
 class _Poisoned(Workspace):

@@ -68,6 +68,15 @@ def test_arguments_out_of_range_are_refused_by_name(settings, kind, message):
         explain(**{"n": 16, "k": 2, **settings})
 
 
+def test_small_matrices_on_a_gpu_are_for_one_launch():
+    told = explain(n=16, k=16, kappa=1e3, device="cuda", batch=1000)
+    if not torch.cuda.is_available():
+        assert told.on_chip and (told.strategy, told.precision) == ("materialize-root", "fp16x3")
+        assert "a program to a matrix" in str(told)
+    for other in ({"n": 65, "k": 65}, {"exponent": Fraction(1, 2)}, {"dtype": torch.float64}, {"device": "cpu"}):
+        assert not explain(**{"n": 16, "k": 16, "device": "cuda", "batch": 1000, **other}).on_chip
+
+
 def test_a_gpu_has_times_of_its_own():
     """A root of one large matrix belongs to eigh on a CPU, and to symmetric products on a GPU."""
     assert explain(n=4096, k=4096, kappa=1e2).strategy == "eigh"

@@ -73,8 +73,49 @@ def test_the_rest_goes_the_usual_way(device, spd, truth, distance):
     with pytest.raises(NotPositiveDefiniteError):
         solve_spd(A[[0, 3]], None)
     skew = torch.stack((good, good + torch.triu(good, 1)))
-    with pytest.raises(ValueError, match="symmetric"):
+    with pytest.raises(ValueError, match=r"A\[1\].*not symmetric"):
         solve_spd(skew.to(device), None)
+
+
+@quiet
+def test_work_is_that_of_all_rungs(device, spd, rhs):
+    """Two steps of degree 2 more where the chain was repeated; the eigendecomposition of the rest."""
+    easy = solve_spd(spd(8, 10.0)[None].to(device), rhs(1, 8, 3).to(device)).stats
+    assert easy.products == {"square": easy.products["square"], "columns": 3} and easy.products["square"] > easy.steps
+    repeated = solve_spd(spd(8, 10.0)[None].to(device), None, kappa_max=1.5).stats
+    alone = solve_spd(torch.eye(8)[None].to(device), None, kappa_max=1.5).stats
+    assert repeated.backend == BACKEND and repeated.steps > alone.steps
+    assert repeated.products["square"] > alone.products["square"]
+    rest = solve_spd(torch.stack((spd(8, 10.0), spd(8, 1e7))).to(device), None).stats
+    assert rest.fallbacks and rest.products["square"] > 0 and len(rest.products) >= 1 and rest.steps >= easy.steps
+
+
+@quiet
+@pytest.mark.parametrize("p", [1, 2])
+def test_what_float16_cannot_hold_is_no_answer(device, p):
+    """(1e-5·I)^-1 is beyond float16, so is (0.01·I)^(-1/2) times 6e4."""
+    A = (10.0 ** (-5 if p == 1 else -2) * torch.eye(4)).half()[None].to(device)
+    B = None if p == 1 else torch.full((1, 4, 1), 6e4, dtype=torch.float16, device=device)
+    result = solve_spd(A, B, p_val=p, on_failure="nan")
+    assert result.stats.status == ["stagnated"] and bool(result.Z.isnan().all())
+
+
+@quiet
+@pytest.mark.parametrize(("tol", "p"), [(0.1, 4), (0.3, 4), (0.5, 2), (0.7, 2)])
+def test_a_loose_tolerance_finds_an_indefinite_matrix(device, with_spectrum, tol, p):
+    """√n times what such a chain leaves of each eigenvalue is more than the one that is negative."""
+    A = with_spectrum([1.0, *[2e-4] * 62, -1e-5], dtype=torch.float32)[None].to(device)
+    assert solve_spd(A, None, p_val=p, tol=tol, on_failure="nan").stats.status == ["not_positive_definite"]
+
+
+@quiet
+def test_a_ridge_below_float32s_normal_numbers_is_not_rounded(device, with_spectrum, truth, distance):
+    A = (1e-39 * with_spectrum([*[1.0] * 6, 0.0, 0.0], dtype=torch.float64)).float()
+    result = solve_spd(A[None].to(device), None, ridge_rel=3e-3, on_failure="nan")
+    amount = 3e-3 * A.double().diagonal().mean().item()
+    assert result.stats.ridge.tolist() == pytest.approx([amount], rel=1e-12)
+    if result.stats.status == ["converged"]:
+        assert distance(result.Z[0].cpu(), truth(A, None, -1 / 2, amount)) <= 1e-4
 
 
 @quiet
@@ -129,7 +170,8 @@ def test_a_blind_call_reads_nothing(device, spd, truth, distance, host_reads):
     solve_spd(A, None, **settings)
     with host_reads() as found:
         result = solve_spd(A, None, **settings)
-    assert found == [] and result.stats.status == ["unverified", "unverified"]
+    assert found == [] and result.stats.status == ["unverified", "unverified"] and result.stats.backend == BACKEND
+    assert solve_spd(A, None, **{**settings, "kappa_max": 1e6}).stats.backend != BACKEND, "float32 is not enough"
     assert distance(result.Z[0].cpu(), truth(A[0].cpu(), None, -1 / 2)) <= 1e-4
     assert bool(result.stats.lambda_max[0] >= 1.0)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iroot_kernels._precision import Precision, precision
 from iroot_kernels._products import Products, _plane_product
-from iroot_kernels._tiling import MOST, Tiling, symmetric_products, tiling
+from iroot_kernels._tiling import MOST, Tiling, current, symmetric_products, tiling
 from iroot_kernels._workspace import Workspace
 
 RANK_K_PRECISIONS = ("fp16x3", "bf16x3", "fp16", "bf16", "tf32")
@@ -66,7 +66,10 @@ def symmetric_rank_k(
     ws = Workspace() if workspace is None else workspace
     if not V.numel():
         return S.zero_()
-    return _launched(V, how, S, ws) if symmetric_products(G.device) else _reference(V, how, S, ws)
+    if not symmetric_products(G.device):
+        return _reference(V, how, S, ws)
+    with current(G.device):
+        return _launched(V, how, S, ws)
 
 
 def rank_k_tiling(n: int, how: Precision) -> Tiling:

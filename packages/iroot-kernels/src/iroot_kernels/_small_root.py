@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from iroot_kernels._polynomial import Polynomial
+from iroot_kernels._small_table import on_device, table
+from iroot_kernels._tiling import current
 from iroot_kernels._workspace import Workspace
 
 LARGEST = 128
@@ -34,16 +35,10 @@ UNIT_ROUNDOFF = {
     "tf32": 2.0**-11,
     "ieee": 2.0**-24,
 }
-# 2^13: what lies a little beyond the planned intervals has room in fp16.
-TOP_EXPONENT = 13
-# Where the steps are looked at: the spectrum of a scaled matrix, singular ones included.
-GRID = np.concatenate(([0.0], np.geomspace(2.0**-40, 1.0, 2048), np.linspace(0.0, 1.0, 512)))
 # Of the largest program: three planes in bf16 of both operands of a product, and one more.
 SHARED_BYTES = (3 * 2 + 1) * 128 * 128 * 2
 
 NONFINITE, ASYMMETRIC, UNFINISHED, OUT_OF_RANGE = 1, 2, 4, 8
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -107,85 +102,14 @@ class SmallResult(NamedTuple):
     status: Tensor
 
 
-@dataclass(frozen=True)
-class Table:
-    """The steps as the kernel reads them.
-
-    Attributes:
-        rows: Numbers of all steps and of all repetitions, one row each.
-        first: Steps of the chain.
-        again: Steps of a repetition.
-        width: How far from 1 the chain leaves what it was made for.
-    """
-
-    rows: tuple[tuple[float, ...], ...]
-    first: int
-    again: int
-    width: float
-
-
-def power_scale(bound: float) -> float:
-    """The power of two that takes numbers up to `bound` below 2^13."""
-    if not 0.0 < bound < math.inf:
-        return 1.0
-    return 2.0 ** min(max(TOP_EXPONENT - math.frexp(bound)[1], -60), 60)
-
-
-@lru_cache(maxsize=256)
-def table(steps: tuple[Polynomial, ...], p: int, again: int, rounds: int) -> Table:
-    """All rows; the scales of fp16 planes come from the values of every matrix on a grid of the spectrum."""
-    order = steps + steps[len(steps) - again :] * rounds
-    x, y, rows = np.ones_like(GRID), GRID, []
-    with np.errstate(all="ignore"):  # where rounds drive what overflows there is no scale, and no answer
-        for q in order:
-            rows.append(_row(q, p, x, y))
-            r = q(y)
-            x, y = x * r, y * r**p
-    return Table(tuple(rows), len(steps), again, _width(steps, p))
-
-
-def _row(q: Polynomial, p: int, x: Array, y: Array) -> tuple[float, ...]:
-    """c, 1/h, m₀, m₁, m₂; scales for x, Y, X, and the increments of q, q², q⁴."""
-    m = (*q.monomials, 0.0)[:3]
-    r, a = q(y), m[0]
-    inner = max(float(np.abs(y * r**i).max()) for i in range(p + 1))
-    powers = [float(np.abs(r**i - a**i).max()) for i in (1, 2, 4)]
-    shifted = float(np.abs((y - q.center) / q.half_width).max())
-    return (
-        q.center,
-        1 / q.half_width,
-        *m,
-        *(power_scale(size) for size in (shifted, inner, float(np.abs(x).max()), *powers)),
-    )
-
-
-def _width(steps: tuple[Polynomial, ...], p: int) -> float:
-    """max |y·q(y)^p − 1| over the last step's interval; where it names none, of what the chain makes of [¼, 1]."""
-    last = steps[-1]
-    lo, hi = last.center - last.half_width, last.center + last.half_width
-    if lo > 0:
-        y = np.linspace(lo, hi, 4097)
-        return float(np.abs(y * last(y) ** p - 1).max())
-    y = np.linspace(0.25, 1.0, 4097)
-    for q in steps:
-        y = y * q(y) ** p
-    return float(np.abs(y - 1).max())
-
-
-@lru_cache(maxsize=256)
-def _on_device(table: Table, p: int, device: torch.device) -> Tensor:
-    """The rows, and 2^(-r/p) for r < p."""
-    numbers = [number for row in table.rows for number in row]
-    return torch.tensor([*numbers, *(2.0 ** (-r / p) for r in range(p))], dtype=torch.float32).to(device)
-
-
 class SmallRoot:
     """(A + ridge·I)^(-q/s), or its product with B, of a batch of matrices of up to 128×128 in one launch.
 
     For a GPU with Triton (`small_matrices`). A program scales its matrix by a power of two, exactly, so that its
     spectrum lies in (0, 1], takes the steps, repeats the last ones until its own test finds it finished, estimates its
     error, and writes one status. Nothing is read back, so that it can be captured in a graph after a first call.
-    Results are the same bits in every run, and scale exactly with powers of 2^s.
+    Keep the object for as long as the graph. Results are the same bits in every run, and scale exactly with powers of
+    2^s.
 
     Args:
         steps: Polynomials of degree 1 or 2 for a spectrum in [lo, 1]. The scaling leaves λmax in (1/(2√n), 1].
@@ -223,6 +147,7 @@ class SmallRoot:
         self.p, self.power, self.precision, self.choose = p, power, precision, choose
         self.table = table(tuple(steps), p, again, rounds)
         self.ws = Workspace() if workspace is None else workspace
+        self._numbers: Tensor | None = None
 
     def __call__(
         self, A: Tensor, B: Tensor | None = None, *, ridge: float | Tensor = 0.0, out: Tensor | None = None
@@ -303,16 +228,25 @@ class SmallRoot:
         each = isinstance(ridge, Tensor)
         unit = UNIT_ROUNDOFF[self.precision]
         slack = LARGEST * 2.0**-22 + 16 * math.sqrt(NP) * unit
-        _kernels().small_root[(b,)](
-            *(A, Z if B is None else B, Z, ridge if each else floats, floats, ints),
-            *(_on_device(plan, self.p, A.device), ints if places is None else places, 0.0 if each else float(ridge)),
-            *(plan.width, slack, 8 * torch.finfo(A.dtype).eps / 2),
-            *(plan.first, plan.again, len(plan.rows), n, k, *strides),
-            *(each, places is not None, B is not None, self.p, max(self.p.bit_length() - 2, 0), self.power),
-            *(self.precision, how.check, how.tile, NP),
-            num_warps=how.warps,
-            num_stages=how.stages,
-        )
+        self._numbers = on_device(plan, self.p, A.device)
+        with current(A.device):
+            _kernels().small_root[(b,)](
+                *(A, Z if B is None else B, Z, ridge if each else floats, floats, ints),
+                *(self._numbers, ints if places is None else places, 0.0 if each else float(ridge)),
+                *(plan.width, slack, 8 * torch.finfo(A.dtype).eps / 2),
+                *(plan.first, plan.again, len(plan.rows), n, k, *strides),
+                *(each, places is not None, B is not None, self.p, max(self.p.bit_length() - 2, 0), self.power),
+                *(self.precision, how.check, how.tile, NP),
+                num_warps=how.warps,
+                num_stages=how.stages,
+            )
+
+    def products(self, steps: int) -> int:
+        """n×n by n×n products of so many steps, without the certificate's."""
+        rows = self.table.rows[:steps]
+        squares = sum(row[4] != 0.0 for row in rows)  # m₂
+        powers = self.p.bit_length() - 1 + self.p.bit_count()
+        return squares + len(rows) - 1 + len(rows) * powers + self.power - 1
 
 
 def small_roots(
@@ -345,8 +279,8 @@ def _kernels() -> ModuleType:
 
 def _reports(b: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """`(b, 5)` float32 and `(b, 2)` int32."""
-    floats = torch.empty((b, 5), dtype=torch.float32, device=device)
-    return floats, torch.empty((b, 2), dtype=torch.int32, device=device)
+    floats = torch.zeros((b, 5), dtype=torch.float32, device=device)
+    return floats, torch.zeros((b, 2), dtype=torch.int32, device=device)
 
 
 def _check_plan(steps: Sequence[Polynomial], p: int, power: int, again: int, rounds: int, precision: str) -> None:
@@ -375,6 +309,9 @@ def _check_matrices(A: Tensor, B: Tensor | None, ridge: float | Tensor, out: Ten
             raise TypeError(f"A and B must be float32, float16 or bfloat16, not {M.dtype}")
     if isinstance(ridge, Tensor) and (ridge.shape != A.shape[:1] or ridge.dtype is not torch.float32):
         raise ValueError(f"ridge must be a number or ({A.shape[0]},) float32, not {tuple(ridge.shape)} {ridge.dtype}")
+    for name, given in (("B", B), ("ridge", ridge), ("out", out)):
+        if isinstance(given, Tensor) and given.device != A.device:
+            raise ValueError(f"{name} must be on {A.device} like A, not on {given.device}")
     shape = A.shape if B is None else B.shape
     if out is not None and (out.shape != shape or out.dtype not in DTYPES or not out.is_contiguous()):
         raise ValueError(f"out must be contiguous, {tuple(shape)}, of float32 or 16 bits")
@@ -386,5 +323,11 @@ def _check_list(matrices: Sequence[Tensor], rhs: Sequence[Tensor] | None) -> Non
             raise ValueError(f"matrix {i} must have shape (n, n) with 1 ≤ n ≤ {LARGEST}, not {tuple(A.shape)}")
         if A.dtype is not matrices[0].dtype or A.dtype not in DTYPES:
             raise TypeError(f"matrix {i} is {A.dtype}: all must be float32, all float16 or all bfloat16")
-    if rhs is not None and [B.shape[0] for B in rhs] != [A.shape[0] for A in matrices]:
+    if rhs is None:
+        return
+    if any(B.ndim != 2 for B in rhs) or [B.shape[0] for B in rhs] != [A.shape[0] for A in matrices]:
         raise ValueError("there must be a right-hand side (n_i, k_i) for each matrix")
+    if any(B.dtype is not rhs[0].dtype or B.dtype not in DTYPES for B in rhs):
+        raise TypeError("right-hand sides must be all float32, all float16 or all bfloat16")
+    if len({M.device for M in (*matrices, *rhs)}) > 1:
+        raise ValueError("matrices and right-hand sides must be on one device")

@@ -168,14 +168,14 @@ def _iterated(
     """(X, finished, steps): the chain, and its last `again` steps again until it has finished, or `total` are taken.
 
     The test is ‖I − Y‖_F ≤ √n·width + slack after a whole step. Y is symmetric, so ‖I − Y‖_F² = Σ(1 − y_i)², and each
-    |1 − y_i| is below what is accepted: a direction that is not finished (y near 0) adds 1 by itself, whatever the
+    |1 − y_i| is below what is accepted, ½ at most: a direction that is not finished (y near 0) adds 1, whatever the
     others do, and so does a negative one, which no step makes positive. All that have gone through the chain's
     intervals are within `width` of 1 and so accepted. What is not a number is not accepted, and not tried again.
     """
     rows, columns = tl.arange(0, NP)[:, None], tl.arange(0, NP)[None, :]
     eye = tl.where(rows == columns, 1.0, 0.0)
     X, t, stop, gap = eye, 0, first, 0.0
-    accepted = tl.sqrt(n.to(tl.float32)) * width + slack
+    accepted = tl.minimum(tl.sqrt(n.to(tl.float32)) * width + slack, 0.5)
     while t < stop:
         row = steps + t * COLUMNS
         a, R = _increment(Y, row, PRECISION, NP)
@@ -253,10 +253,11 @@ def _judged(S, rest, X, Z, largest, n, P: tl.constexpr, POWER: tl.constexpr, CHE
 
 @triton.jit
 def _written(Z, value, rows, columns, n, k, good):
-    """Stores a tile; (largest of it, whether it left float32's range)."""
+    """Stores a tile; the largest of it, as stored."""
     inside = (rows < n) & (columns < k)
-    tl.store(Z + rows.to(tl.int64) * k + columns, tl.where(good, value, float("nan")), mask=inside)
-    return tl.max(tl.max(tl.where(inside, tl.abs(value), 0.0), 1), 0)
+    stored = tl.where(good, value, float("nan")).to(Z.dtype.element_ty)
+    tl.store(Z + rows.to(tl.int64) * k + columns, stored, mask=inside)
+    return tl.max(tl.max(tl.where(inside & good, tl.abs(stored.to(tl.float32)), 0.0), 1), 0)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from iroot_kernels._polynomial import Polynomial, apply_polynomial
 from iroot_kernels._products import Products
 from iroot_kernels._symmetric import ROOT, X_COLUMNS, X_SLOT, Y_SLOT, Columns, Factor, formed, has_form, in_planes
 from iroot_kernels._symmetric_compiler import compiled
-from iroot_kernels._symmetric_run import Held, run
+from iroot_kernels._symmetric_run import Held, run, tables_of
 from iroot_kernels._tiling import MOST, TILE, Choice, tiling
 from iroot_kernels._workspace import Workspace
 
@@ -24,8 +24,8 @@ class SymmetricRoot:
     """A^(-q/s) of symmetric matrices, or A^(-q/s)·B, by fixed steps made of symmetric products: half of full ones.
 
     For a GPU with Triton (`symmetric_products`). It launches a kernel for each product, one for two of them where they
-    may share it, and nothing else for the root; nothing is read back, so that it can be captured in a graph. Results
-    are the same bits in every run.
+    may share it, and nothing else for the root; nothing is read back, so that it can be captured in a graph, which then
+    works in the buffers of this object: keep it for as long as the graph. Results are the same bits in every run.
 
     Args:
         steps: The polynomials, of degree 1, 2, 3, 4, or 8 with factors (`has_form`); acting on B the last one of any.
@@ -82,6 +82,7 @@ class SymmetricRoot:
         self.X: Tensor | None = None
         self.Y: Tensor | None = None
         self._held: Held | None = None
+        self._tables: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, A: Tensor, B: Tensor | None = None) -> Tensor:
         """The root of A, or the root times B.
@@ -100,12 +101,14 @@ class SymmetricRoot:
         """
         self._check(A, B)
         n, k = A.shape[-1], 0 if B is None else B.shape[-1]
-        N, K = -(-n // TILE) * TILE, -(-k // TILE) * TILE
+        N, K = max(-(-n // TILE), 1) * TILE, -(-k // TILE) * TILE
         columns = None if B is None else Columns(math.ceil(math.log2(N) / 2), _recurs(self.last, K / N))
         self.program = self._compile(columns)
         held = self._buffers(A, N, K)
         exponent = None if B is None else _exponent(B)
-        run(self.program, A.contiguous(), self._entries(B, exponent), held, self.choose)
+        self._tables = tables_of(self.program, A.device)
+        if A.numel():
+            run(self.program, self._tables, A.contiguous(), self._entries(B, exponent), held, self.choose)
         self.products.square += self.program.products
         self.products.columns += self.program.thin_products * k
         self._held, self.Y = held, held.whole[Y_SLOT, :, :n, :n]
@@ -173,7 +176,7 @@ class SymmetricRoot:
         program, b, stored, plane = self.program, A.shape[0], self.how.planes, self.how.plane
         assert plane is not None
         rows = max(program.planes * N, program.thin_planes * K) * b * stored
-        if max(N * N, rows) > MOST:
+        if max(N * N, K * N, rows) > MOST:
             raise ValueError(f"A has shape {tuple(A.shape)}: matrices this large, or this many, are for several calls")
         buffer = partial(self.ws.buffer, device=A.device)
         return Held(

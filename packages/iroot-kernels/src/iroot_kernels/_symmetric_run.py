@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from iroot_kernels._symmetric import Launch, Program
-from iroot_kernels._tiling import TILE, Choice, Tiling
+from iroot_kernels._tiling import TILE, Choice, Tiling, current
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,30 @@ class Held:
 
 
 @lru_cache(maxsize=256)
-def _tables(program: Program, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The program on the device."""
+def tables_of(program: Program, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The program on the device. Whoever captures a launch holds them for as long as the graph."""
     ints = torch.tensor([job.ints for job in program.jobs], dtype=torch.int32)
     floats = torch.tensor([job.floats for job in program.jobs], dtype=torch.float32)
     return ints.to(device), floats.to(device)
 
 
-def run(program: Program, A: Tensor, B: Tensor | None, held: Held, choose: Choice) -> None:
+def run(
+    program: Program, tables: tuple[Tensor, Tensor], A: Tensor, B: Tensor | None, held: Held, choose: Choice
+) -> None:
     """The first job on A and the second on B, then one launch after the other.
 
     Args:
         program: What to do.
+        tables: The same on the device.
         A: `(b, n, n)`, contiguous.
         B: `(b, n, k)`, contiguous, where the program acts on columns.
         held: Buffers.
         choose: How products are cut.
     """
     cuts = _cuts(program, held, choose)
-    tables = _tables(program, A.device)
-    _enter(program, A, B, held, tables, cuts[0].size if cuts else TILE)
-    _launch(program, held, tables, cuts, A.shape[-1])
+    with current(A.device):
+        _enter(program, A, B, held, tables, cuts[0].size if cuts else TILE)
+        _launch(program, held, tables, cuts, A.shape[-1])
 
 
 def _cuts(program: Program, held: Held, choose: Choice) -> list[Tiling]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -54,6 +55,11 @@ def tiling(N: int, planes: int, step: int, batch: int = 1) -> Tiling:
     if fine or N % 128:  # blocks of one plane go in pairs, and these must fill N
         return Tiling(64, 32, 4, 4)
     return Tiling(64, 64, 4, 3)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device: that of the data, while this lasts."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Measure the rounding that `_predict` interpolates: `python -m iroot_solve._calibrate_rounding FILE`, on an H100 or
+"""Measure the rounding that `_symmetric` interpolates: `python -m iroot_solve._calibrate_rounding FILE`, on an H100 or
 later.
 
 X is compared with the same polynomials of the eigenvalues of A, so that no truncation is in what is measured. Schedules

@@ -176,10 +176,9 @@ class Case:
         schedule = self.given_schedule(low, high) or planned or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
         iteration = Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan)
-        outcome = replace(iteration, symmetric=candidate.symmetric, coarse=candidate.coarse).run()
         fewer = candidate.symmetric and (candidate.coarse > 0 or candidate.precision == "fp16")
-        outcome.reduced = fewer and "fp32" in self.task.precisions
-        return outcome
+        reduced = fewer and "fp32" in self.task.precisions
+        return replace(iteration, symmetric=candidate.symmetric, coarse=candidate.coarse, reduced=reduced).run()
 
     def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
         """A Chebyshev sum for a spectrum in [low, high]."""

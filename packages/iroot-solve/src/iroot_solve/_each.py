@@ -87,6 +87,8 @@ def _solved(A: Tensor, B: Tensor | None, places: list[int], settings: dict[str, 
         return solve_spd(A, B, **settings)
     except IrootError as error:
         raise type(error)(f"matrices {places} as a batch: {error}", error.result) from error
+    except ValueError as error:
+        raise ValueError(f"matrices {places} as a batch: {error}") from error
 
 
 def _one(found: SolveResult, j: int) -> SolveResult:

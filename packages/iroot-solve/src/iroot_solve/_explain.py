@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
+from iroot_kernels import small_matrices, symmetric_products
 
 from iroot_solve._choose import candidates, choose
 from iroot_solve._problem import TOLERANCES, read_exponent
+from iroot_solve._small import fits_on_chip
 from iroot_solve._task import Candidate, Task
 
 
@@ -22,6 +24,8 @@ class Explanation:
         chosen: What `auto` would do.
         candidates: Every way that applies, cheapest predicted time first.
         device: Where; the times are those of the calibration for a device of this type.
+        on_chip: A launch with a program to a matrix comes first, and `chosen` is for what it leaves; there is no
+            calibration of its time.
     """
 
     task: Task
@@ -29,14 +33,15 @@ class Explanation:
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     device: str
+    on_chip: bool = False
 
     @property
     def strategy(self) -> str:
-        return self.chosen.strategy
+        return "materialize-root" if self.on_chip else self.chosen.strategy
 
     @property
     def precision(self) -> str:
-        return self.chosen.precision
+        return "fp16x3" if self.on_chip else self.chosen.precision
 
     @property
     def products(self) -> float:
@@ -66,7 +71,8 @@ class Explanation:
             f"error {c.error:.1e}  {self.reason(c)}"
             for c in self.candidates
         ]
-        return "\n".join([head, *rows])
+        first = ["  first, for all: one launch, a program to a matrix; what it leaves:"] if self.on_chip else []
+        return "\n".join([head, *first, *rows])
 
 
 def explain(
@@ -113,7 +119,12 @@ def explain(
         raise ValueError(f"kappa={kappa!r} must lie in [1, 1e14]")
     power = read_exponent(None if exponent is not None else p, exponent)
     precisions = ("fp64",) if dtype is torch.float64 else ("fp32", "fp64")
-    kind, wanted = torch.device(device).type, TOLERANCES[dtype] if tol is None else tol
-    task = Task(n, k, batch, power, wanted, k == n, precisions=precisions, device=kind, symmetric=kind == "cuda")
+    where, wanted = torch.device(device), TOLERANCES[dtype] if tol is None else tol
+    # Of a device that is not here those of the calibration are told, which were measured on an H200.
+    there = where.type == "cuda" and torch.cuda.is_available()
+    symmetric = symmetric_products(where) if there else where.type == "cuda"
+    task = Task(n, k, batch, power, wanted, k == n, precisions=precisions, device=where.type, symmetric=symmetric)
     low, high = 1 / kappa, 1.0
-    return Explanation(task, kappa, choose(task, low, high), tuple(candidates(task, low, high)), str(device))
+    small = where.type == "cuda" and dtype is not torch.float64 and fits_on_chip(n, k, batch, power)
+    chosen, found = choose(task, low, high), tuple(candidates(task, low, high))
+    return Explanation(task, kappa, chosen, found, str(device), small and (small_matrices(where) if there else True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from iroot_coeffs import Schedule, addition_chain
 from iroot_kernels import (
@@ -32,6 +33,7 @@ from iroot_solve._thin import thin
 from iroot_solve._transpose import plus_transpose
 
 RESUME_STEPS = 12
+COARSE_ROUNDOFF = 2.0**-11
 Resume = Callable[[Any], "Outcome | None"]
 
 
@@ -50,6 +52,7 @@ class Iteration:
         replan: Lower and upper end of a spectrum ↦ a schedule for it.
         symmetric: By symmetric products, if the steps have a form in them.
         coarse: How many of the last steps of these read one plane.
+        reduced: The precision is less than was asked for, because it was predicted to be enough.
     """
 
     S: Tensor
@@ -62,6 +65,7 @@ class Iteration:
     replan: Callable[[float, float], Schedule]
     symmetric: bool = False
     coarse: int = 0
+    reduced: bool = False
 
     def run(self) -> Outcome:
         """All steps of the schedule."""
@@ -87,7 +91,8 @@ class Iteration:
         Y = self.ws.like("Y before", S)
         outcome = self._outcome(state, _action(X, self.ws), _times(X, self.B, self.ws), before, resume, Y, norm(X))
         if schedule.exponent < 0:
-            outcome.again, outcome.holds = partial(_again, X, norm(X), self.precision, str(outcome.schedule)), (X,)
+            again = partial(_again, X, norm(X), self.precision, str(outcome.schedule), self.reduced)
+            outcome.again, outcome.holds = again, (X,)
         return outcome
 
     def _by_full_products(
@@ -232,7 +237,7 @@ class Iteration:
             Z=Z,
             root=Root(
                 power,
-                state.products.how.unit_roundoff if self.direct else torch.finfo(self.S.dtype).eps / 2,
+                self._roundoff(state) if self.direct else torch.finfo(self.S.dtype).eps / 2,
                 ends=not self.direct,
                 norm=size,
                 drift=self._drift(state) if self.schedule.exponent > 0 else None,
@@ -247,7 +252,17 @@ class Iteration:
             iterate=Y,
             finish=lambda y: y * last(y) ** p,
             backend=self._backend(state),
+            reduced=self.reduced,
         )
+
+    def _roundoff(self, state: CoupledIteration | SymmetricRoot) -> float:
+        """Of what was applied to B. A coarse last step reads X in 11 bits, and rounds q(Y)·X less a·X by that much."""
+        assert state.last is not None
+        if not self.coarse:
+            return state.products.how.unit_roundoff
+        q, x = state.last, np.linspace(-1.0, 1.0, 129)
+        increment = float(np.abs(q(q.center + q.half_width * x) - q.monomials[0]).max())
+        return state.products.how.unit_roundoff + COARSE_ROUNDOFF * increment
 
     def _resume_root(self, state: CoupledIteration | SymmetricRoot) -> Outcome | None:
         """More steps from Y and X before the last one."""
@@ -291,7 +306,7 @@ class Iteration:
         return any(abs(float(end(y)) * y ** (1 / p) - 1) > self.tol / 2 for y in eigenvalues)
 
 
-def _again(X: Tensor, size: Tensor, name: str, plan: str, ws: Workspace, B: Tensor | None) -> Outcome:
+def _again(X: Tensor, size: Tensor, name: str, plan: str, reduced: bool, ws: Workspace, B: Tensor | None) -> Outcome:
     """The root that is there, for another right-hand side."""
     return Outcome(
         Z=_times(X, B, ws),
@@ -301,6 +316,7 @@ def _again(X: Tensor, size: Tensor, name: str, plan: str, ws: Workspace, B: Tens
         precision=name,
         schedule=DirectSchedule("materialize-root", f"{plan}, formed by an earlier call"),
         products={"columns": 0 if B is None else B.shape[-1]},
+        reduced=reduced,
     )
 
 

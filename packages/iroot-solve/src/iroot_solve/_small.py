@@ -7,7 +7,6 @@ which climbs and words the errors.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -36,6 +35,11 @@ SLACK = 6.0
 TRUNCATION_SHARE = 0.25
 # The kernel's estimate is a trace, not a sample, and what its own rounding may hide is in it: hardly below the truth.
 SHARE = 0.8
+# Error of a root over κ·q/s, for what nobody looks at: two to four times what was seen on log-spaced spectra.
+ROUNDING = 2e-8
+# Right-hand sides of one program follow one another: many of them for few matrices are for a product of their own.
+MOST_COLUMNS, MANY = 1024, 128
+LEAST_RIDGE, ASYMMETRIC = 2.0**-126, 2
 
 Usual = Callable[[Problem, Options, SolveWorkspace, Tensor], SolveResult]
 
@@ -48,17 +52,19 @@ def small(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, usu
     if not _applies(problem, options):
         return None
     schedule = planned(problem.exponent, options.kappa_max or KAPPA, problem.tol)
-    ridge: float | Tensor = options.damping.amount(problem).float() if options.damping else 0.0
+    ridge = options.damping.amount(problem) if options.damping else None
     root = SmallRoot(
         [polynomial(step) for step in schedule], p=schedule.p, power=schedule.power, precision="fp16x3", workspace=ws
     )
-    found = root(problem.A, problem.B, ridge=ridge, out=Z)
+    found = root(problem.A, problem.B, ridge=0.0 if ridge is None else ridge.float(), out=Z)
     ledger = _account(Ledger.empty(Z), schedule)
     if options.blind:
+        ledger.products = _work(root, len(schedule), problem)
         return _blind(Report(problem, options, ws, ledger), found, ridge)
     good = _note(ledger, found, ridge, problem.tol)
-    if not good.any():
+    if good is None or not good.any():
         return None
+    ledger.products = _work(root, ledger.steps, problem)
     if not good.all():
         _finish(problem, options, ledger, np.flatnonzero(~good), usual)
     ledger.codes[good] = Status.converged
@@ -68,12 +74,28 @@ def small(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, usu
 def _applies(problem: Problem, options: Options) -> bool:
     """Nothing is asked for but the root of float32 (or 16-bit) matrices of up to 64 × 64 on such a device."""
     asked = options.pinv or options.abc_t is not None or options.precision != "auto" or options.expected_reuse > 1
-    exponent, verified = problem.exponent, options.verify or options.blind
-    fits = problem.n <= LARGEST and problem.gram is None and problem.storage is torch.float32
-    powers = -MOST_POWERS <= exponent.numerator < 0 and exponent.denominator <= MOST_POWERS
+    verified = options.verify or options.blind
+    fits = problem.gram is None and problem.storage is torch.float32
+    shapes = fits_on_chip(problem.n, problem.columns, problem.count, problem.exponent)
     reachable = problem.tol >= 2 * problem.unit_roundoff and options.strategy == "auto" and options.lambda_max is None
-    plain = options.precond.mode == "none" and options.look == "auto" and options.fallback
-    return bool(fits and powers and reachable and plain and verified and not asked) and small_matrices(problem.A.device)
+    plain = options.precond.mode == "none" and options.look == "auto"
+    sure = options.fallback or _safely_blind(problem, options)
+    good = fits and shapes and reachable and plain and verified and sure and not asked
+    return bool(good) and small_matrices(problem.A.device)
+
+
+def fits_on_chip(n: int, k: int, batch: int, exponent: Fraction) -> bool:
+    """Whether matrices, right-hand sides and exponent are for the kernel."""
+    powers = -MOST_POWERS <= exponent.numerator < 0 and exponent.denominator <= MOST_POWERS
+    return n <= LARGEST and powers and (k <= MOST_COLUMNS or batch >= MANY)
+
+
+def _safely_blind(problem: Problem, options: Options) -> bool:
+    """Whether what is promised of κ leaves room for rounding that nobody will look at."""
+    if not options.blind or options.kappa_max is None:
+        return False
+    rounding = ROUNDING * abs(problem.exponent.numerator) / problem.exponent.denominator * options.kappa_max
+    return rounding + TRUNCATION_SHARE * problem.tol <= problem.tol / 2
 
 
 @lru_cache(maxsize=256)
@@ -92,20 +114,31 @@ def _account(ledger: Ledger, schedule: Schedule) -> Ledger:
     """What was done to every matrix."""
     ledger.strategy, ledger.precision, ledger.backend = "materialize-root", "fp16x3", "triton: a program to a matrix"
     ledger.schedule, ledger.steps = schedule, len(schedule)
-    ledger.products = {"square": math.ceil(schedule.products())}
     return ledger
 
 
-def _note(ledger: Ledger, found: SmallResult, ridge: float | Tensor, tol: float) -> Array:
-    """Everything that the kernel says, in one synchronisation; which answers it is sure of."""
+def _work(root: SmallRoot, steps: int, problem: Problem) -> dict[str, int]:
+    """Products of the matrix with the most steps."""
+    columns = {} if problem.B is None else {"columns": problem.columns}
+    return {"square": root.products(steps), **columns}
+
+
+def _note(ledger: Ledger, found: SmallResult, ridge: Tensor | None, tol: float) -> Array | None:
+    """Everything that the kernel says, in one synchronisation; which answers it is sure of.
+
+    `None` where a matrix is not symmetric: the usual way refuses all of them, and names it. A ridge that float32 holds
+    to less than its precision is not what was asked for.
+    """
     numbers = (found.error, found.residual, found.amplification, found.bound, found.low, found.steps, found.status)
     rows = [number.double() for number in numbers]
-    rows.append(ridge.double() if isinstance(ridge, Tensor) else torch.full_like(rows[0], ridge))
+    rows.append(torch.zeros_like(rows[0]) if ridge is None else ridge)
     error, residual, amplification, bound, low, steps, status, added = torch.stack(rows).cpu().numpy()
     ledger.error, ledger.residual, ledger.amplification = error, residual, amplification
     ledger.lambda_max, ledger.lambda_min, ledger.ridge = bound, low, added
     ledger.steps = int(steps.max())
-    good: Array = (status == 0) & (error <= SHARE * tol)
+    if (status.astype(int) & ASYMMETRIC).any():
+        return None
+    good: Array = (status == 0) & (error <= SHARE * tol) & ((added == 0) | (added >= LEAST_RIDGE))
     return good
 
 
@@ -114,20 +147,25 @@ def _finish(problem: Problem, options: Options, ledger: Ledger, rows: Array, usu
     shape = torch.Size((rows.size, problem.height, problem.columns))
     part = problem.rows(torch.from_numpy(rows).to(problem.A.device))
     part = replace(part, batch=torch.Size((rows.size,)), shape=shape, folded=False)
-    ways = ledger.strategy, ledger.precision, ledger.backend, ledger.schedule, ledger.products, ledger.steps
+    ways = ledger.strategy, ledger.precision, ledger.backend, ledger.schedule
+    products, steps = ledger.products, ledger.steps
     Z = torch.empty(shape, dtype=problem.dtype, device=problem.A.device)
     result = usual(part, replace(options, on_failure="warn", quiet=True, out=None), SolveWorkspace(), Z)
     ledger.take(rows, result)
     stats = result.stats
-    ledger.strategy, ledger.precision, ledger.backend, ledger.schedule, ledger.products, ledger.steps = ways
+    ledger.strategy, ledger.precision, ledger.backend, ledger.schedule = ways
+    ledger.products = {
+        kind: products.get(kind, 0) + stats.products.get(kind, 0) for kind in {**products, **stats.products}
+    }
+    ledger.steps = steps + stats.steps
     ledger.fallbacks = [f"{stats.strategy} in {stats.precision} for {rows.size} of {problem.count}", *stats.fallbacks]
 
 
-def _blind(report: Report, found: SmallResult, ridge: float | Tensor) -> SolveResult:
+def _blind(report: Report, found: SmallResult, ridge: Tensor | None) -> SolveResult:
     """What is known stays on the device; a matrix that was not finished is NaN."""
     report.ledger.codes[:] = Status.unverified
     result, batch = report.result(), report.problem.batch
-    added = ridge if isinstance(ridge, Tensor) else torch.full_like(found.bound, ridge)
+    added = torch.zeros_like(found.bound) if ridge is None else ridge
     bound, low, added = (unshape(value.double(), batch) for value in (found.bound, found.low, added))
     stats = replace(result.stats, lambda_max=bound, lambda_min=low, ridge=added)
     return result._replace(stats=stats)

@@ -51,15 +51,18 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
             return Report(problem, options, ws, ledger).result()
         result = plain(problem, options, ws, Z)
         if result is None:
-            result = small(problem, options, ws, Z, _usually)
-        return _usually(problem, options, ws, Z) if result is None else result
+            result = small(problem, options, ws, Z, _part)
+        if result is not None:
+            return result
+        ledger = Ledger.empty(Z)
+        case = Case(problem, options, ws)
+        _warn_if_ignored(problem, options)
+        return _blind(case, ledger) if options.blind else _checked(case, ledger)
 
 
-def _usually(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
-    """By bounds, a plan, what it says, and a certificate."""
-    ledger, case = Ledger.empty(Z), Case(problem, options, ws)
-    _warn_if_ignored(problem, options)
-    return _blind(case, ledger) if options.blind else _checked(case, ledger)
+def _part(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
+    """What is left of a batch, the usual way."""
+    return _checked(Case(problem, options, ws), Ledger.empty(Z))
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:

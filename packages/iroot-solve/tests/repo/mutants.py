@@ -50,9 +50,48 @@ MUTANTS = (
     Mutant("undo factor", f"{SOLVE_SRC}/_plain.py", "add_(self.ridge[:, None])", "sub_(self.ridge[:, None])", (PLAIN,)),
     Mutant("fallback", f"{SOLVE_SRC}/_plain.py", "small and even and", "small and", (PLAIN,)),
     Mutant("fallback", f"{SOLVE_SRC}/_plain.py", "problem.tol / 2) & ~doubtful", "problem.tol / 2)", (PLAIN,)),
-    Mutant("update term", f"{KERNELS_SRC}/_symmetric.py", "want.beta * C.shift", "0.0 * C.shift", (SYMMETRIC,)),
-    Mutant("hazard", f"{KERNELS_SRC}/_symmetric.py", "result.whole in {C.whole, D.whole} - {-1}", "0", (SYMMETRIC,)),
-    Mutant("hazard", f"{KERNELS_SRC}/_symmetric.py", "self._give(*old[:-1])", "self._give(*old)", (SYMMETRIC,)),
+    Mutant(
+        "update term", f"{KERNELS_SRC}/_symmetric_compiler.py", "want.beta * C.shift", "0.0 * C.shift", (SYMMETRIC,)
+    ),
+    Mutant(
+        "hazard",
+        f"{KERNELS_SRC}/_symmetric_compiler.py",
+        "result.whole in {C.whole, D.whole} - {-1}",
+        "0",
+        (SYMMETRIC,),
+    ),
+    Mutant("hazard", f"{KERNELS_SRC}/_symmetric_compiler.py", "give(*old[:-1])", "give(*old)", (SYMMETRIC,)),
+    Mutant("hazard", f"{KERNELS_SRC}/_symmetric_compiler.py", "self.slots.kept.add(R.planes)", "pass", (SYMMETRIC,)),
+    Mutant(
+        "low plane",
+        f"{KERNELS_SRC}/_symmetric_compiler.py",
+        "want.mirrored, not self._coarse",
+        "want.mirrored, False",
+        (SYMMETRIC,),
+    ),
+    Mutant(
+        "update term", f"{KERNELS_SRC}/_symmetric_compiler.py", "NOTHING else -1.0", "NOTHING else 1.0", (SYMMETRIC,)
+    ),
+    Mutant(
+        "scale", f"{KERNELS_SRC}/_symmetric_compiler.py", "self.thin, self.columns.room)", "self.thin, 0)", (SYMMETRIC,)
+    ),
+    Mutant(
+        "scale",
+        f"{KERNELS_SRC}/_symmetric_root.py",
+        "torch.ldexp(B, -exponent",
+        "torch.ldexp(B, exponent",
+        (SYMMETRIC,),
+    ),
+    Mutant("status", f"{KERNELS_SRC}/_small_triton.py", "slack, 0.5)", "slack, 1e9)", (f"{SOLVE}/test_small.py",)),
+    Mutant("status", f"{SOLVE_SRC}/_small.py", "(error <= SHARE * tol)", "(error <= 1e9)", (f"{SOLVE}/test_small.py",)),
+    Mutant("undo factor", f"{SOLVE_SRC}/_small.py", "added >= LEAST_RIDGE", "added >= 0", (f"{SOLVE}/test_small.py",)),
+    Mutant(
+        "planner",
+        f"{SOLVE_SRC}/_symmetric.py",
+        "ways if task.reduced else ways[-1:]",
+        "ways",
+        (f"{SOLVE}/test_symmetric_choice.py",),
+    ),
     Mutant("mirror", f"{KERNELS_SRC}/_symmetric_triton.py", "0.5 * (P + tl.trans(P))", "1.0 * P", (SYMMETRIC,)),
     Mutant(
         "planner",
