@@ -1,0 +1,75 @@
+"""The solver as an operator of torch, `torch.ops.iroot.solve`: who knows the shape of Z need not look inside.
+
+`inverse_root` and `inverse_root_apply` become it where they are compiled, so that `torch.compile(fullgraph=True)` goes
+through them; what runs is the same solve.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from iroot_solve._problem import read_problem
+from iroot_solve._spd import solve_spd
+
+# What an operator's schema can hold.
+SETTINGS = ("tol", "ridge", "ridge_rel", "kappa_max", "strategy", "precision", "on_failure", "verify")
+
+
+# The schema is read from the annotations, which therefore say Optional.
+@torch.library.custom_op("iroot::solve", mutates_args=())
+def solve_op(
+    A: Tensor,
+    B: Optional[Tensor],  # noqa: UP045
+    numerator: int,
+    denominator: int,
+    tol: Optional[float] = None,  # noqa: UP045
+    ridge: float = 0.0,
+    ridge_rel: float = 0.0,
+    kappa_max: Optional[float] = None,  # noqa: UP045
+    strategy: str = "auto",
+    precision: str = "auto",
+    on_failure: str = "raise",
+    verify: bool = True,
+) -> Tensor:
+    """Z of `solve_spd` for the exponent numerator/denominator."""
+    return solve_spd(
+        A,
+        B,
+        exponent=Fraction(numerator, denominator),
+        tol=tol,
+        ridge=ridge,
+        ridge_rel=ridge_rel,
+        kappa_max=kappa_max,
+        strategy=strategy,
+        precision=precision,
+        on_failure=on_failure,
+        verify=verify,
+    ).Z
+
+
+@solve_op.register_fake
+def _shape(A: Tensor, B: Tensor | None, numerator: int, denominator: int, *settings: Any, **more: Any) -> Tensor:
+    """An empty Z."""
+    problem = read_problem(A, B, p_val=None, exponent=Fraction(numerator, denominator), tol=None)
+    return A.new_empty(problem.shape)
+
+
+def compiled(A: Tensor, B: Tensor | None, p: int, settings: dict[str, Any]) -> Tensor:
+    """The call as the operator.
+
+    Raises:
+        ValueError: A setting that an operator cannot take.
+    """
+    known = {name: value for name, value in settings.items() if name in SETTINGS}
+    power = settings.get("exponent")
+    others = [name for name in settings if name not in SETTINGS and name != "exponent"]
+    if others:
+        names = ", ".join((*SETTINGS, "exponent"))
+        raise ValueError(f"{others[0]} does not go through torch.compile; those that do: {names}")
+    numerator, denominator = (-1, p) if power is None else (power.numerator, power.denominator)
+    Z: Tensor = solve_op(A, B, numerator, denominator, **known)
+    return Z
