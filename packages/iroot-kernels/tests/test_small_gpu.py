@@ -199,3 +199,11 @@ def test_more_numbers_than_int32(roots):
     Z = roots(kappa=1.0)(A).Z
     assert torch.allclose(Z[-1], 2 * torch.eye(64, device="cuda"), atol=1e-5)
     assert torch.allclose(Z[-2], torch.eye(64, device="cuda"), atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_data_on_another_device_than_the_current_one(spd, power, roots):
+    A = spd(20, 1e2, batch=2).float()
+    with torch.cuda.device(0):
+        result = roots()(A.to(torch.device("cuda", 1)))
+    assert float(each(result.Z, power(A, -1 / 2)).max()) <= rounding(1e2, 2, UNIT["fp16x3"])

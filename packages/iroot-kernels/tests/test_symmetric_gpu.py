@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from iroot_kernels import CoupledIteration, SymmetricRoot, Workspace, symmetric_products
+from iroot_kernels import CoupledIteration, SymmetricRoot, Workspace, symmetric_products, symmetric_rank_k
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 # Of the error at κ = 1e2 and 1e4, p = 1; p > 1 is better. Measured at n = 1024, with room for the eigenbasis.
@@ -202,3 +202,17 @@ def test_coarse_steps_cost_accuracy_and_save_time_not_correctness(p, spd, power,
     assert (
         found[0] <= PROMISED["fp16x3"][1] and found[0] <= 1.1 * found[1] <= 1.2 * found[2] <= 3e-2 and found[1] <= 2e-3
     )
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_data_on_another_device_than_the_current_one(spd, power, error, schedule):
+    A = spd(200, 1e2, dtype=torch.float32)
+    B = torch.randn(1, 200, 3)
+    root, other = SymmetricRoot(schedule(2, 1e2, (2, 4)), p=2), torch.device("cuda", 1)
+    with torch.cuda.device(0):
+        X = root(A.to(other))
+        assert X.device == other and error(X, power(A, -1 / 2)) <= 1e-5
+        Z = SymmetricRoot(schedule(2, 1e2, (2, 4)), p=2)(A.to(other), B.to(other))
+        assert torch.dist(Z.double().cpu(), power(A, -1 / 2) @ B.double()) <= 1e-4
+        S = symmetric_rank_k(B.to(other))
+        assert torch.dist(S.cpu(), B.mT @ B) <= 1e-3
