@@ -284,6 +284,14 @@ def test_ragged_batches_are_one_by_one(interpreted, spd, rhs, roots):
             assert all(torch.equal(x, y[0]) for x, y in zip(result, alone, strict=True))
 
 
+@pytest.mark.parametrize(("p", "power", "count"), [(1, 1, 4), (2, 1, 6), (2, 3, 8), (3, 1, 8), (4, 1, 8), (8, 1, 10)])
+def test_products_are_counted_by_hand(p, power, count):
+    """Degrees 1, 2: R costs 0 and 1, X nothing and 1, Y·q^p per step 1, 2, 3, 3, 4 for p = 1, 2, 3, 4, 8; then X^q."""
+    steps = [Polynomial(0.5, 0.5, (1.0, -0.1)), Polynomial(0.5, 0.5, (1.0, -0.1, 0.01))]
+    root = SmallRoot(steps, p=p, power=power)
+    assert root.products(2) == count and root.products(1) == power - 1 + (count - power + 1 - 2) // 2
+
+
 def test_nothing_to_do(roots):
     assert roots()(torch.empty(0, 5, 5)).Z.shape == (0, 5, 5)
     nothing = roots()(torch.empty(2, 0, 0))
