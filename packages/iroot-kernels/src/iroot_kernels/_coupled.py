@@ -43,7 +43,7 @@ class CoupledIteration:
         last: The polynomial of the last one.
         products: The products used, with their counts.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_kernels import CoupledIteration, Polynomial
         >>> A = torch.tensor([[[0.5, 0.1], [0.1, 0.4]]], dtype=torch.float64)

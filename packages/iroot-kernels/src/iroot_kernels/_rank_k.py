@@ -52,7 +52,7 @@ def symmetric_rank_k(
     Raises:
         ValueError, TypeError: Another shape, dtype or precision.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_kernels import symmetric_rank_k
         >>> symmetric_rank_k(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))

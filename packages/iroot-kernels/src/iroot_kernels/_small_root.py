@@ -121,7 +121,7 @@ class SmallRoot:
         workspace: For a copy of A or B whose rows are not contiguous.
         choose: (NP, precision) ↦ `Launch`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_kernels import Polynomial, SmallRoot, small_matrices
         >>> if small_matrices(torch.device("cuda", 0)) if torch.cuda.is_available() else False:

@@ -46,7 +46,7 @@ class SymmetricRoot:
         last: The polynomial of the last one.
         products: The products used, with their counts.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_kernels import Polynomial, SymmetricRoot, symmetric_products
         >>> if symmetric_products(torch.device("cuda", 0)) if torch.cuda.is_available() else False:

@@ -13,7 +13,7 @@ class Workspace:
 
     A workspace belongs to one caller at a time; results that are views of it are valid until its next use.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_kernels import Workspace
         >>> ws = Workspace()

@@ -50,7 +50,7 @@ def precond_gram_spd(
 def precond_gram_dual_spd(G: Tensor, mode: str = "none", **settings: Any) -> tuple[Tensor, PrecondStats]:
     """`precond_spd` of GGᵀ + ridge·I, for Gᵀ·(GGᵀ + ridge·I)^(-1/p)·B; arguments as in `precond_gram_spd`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_precond import precond_gram_dual_spd
         >>> K_norm, stats = precond_gram_dual_spd(torch.tensor([[3.0, 0.0, 4.0]]))

@@ -42,7 +42,7 @@ def apply_inverse_root_auto(
     Raises:
         ValueError: Unknown strategy; shapes that do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import apply_inverse_root_auto, build_schedule
         >>> abc_t, _ = build_schedule("cpu", p_val=2)

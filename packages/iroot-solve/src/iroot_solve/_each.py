@@ -43,7 +43,7 @@ def solve_each(
         TypeError, ValueError: As `solve_spd`; not one right-hand side for each matrix.
         IrootError: As `solve_spd`, of the first batch that fails; the message names its matrices by their places.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import solve_each
         >>> roots = solve_each([4.0 * torch.eye(2), 9.0 * torch.eye(3), 16.0 * torch.eye(2)])

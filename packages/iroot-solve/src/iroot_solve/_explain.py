@@ -106,7 +106,7 @@ def explain(
     Raises:
         TypeError, ValueError: An argument out of range, by name.
 
-    Example:
+    Examples:
         >>> from iroot_solve import explain
         >>> explain(n=2048, k=16, p=2, kappa=100.0).strategy
         'chebyshev'

@@ -58,7 +58,7 @@ def solve_gram_spd(
         TypeError, ValueError: Arguments that cannot be right; m < n without a ridge, where GᵀG is singular.
         IrootError: No answer within `tol` (`on_failure="raise"`); carries the result and its stats.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import solve_gram_spd
         >>> G = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 4.0]])
@@ -116,7 +116,7 @@ def apply_inverse_root_gram_rhs_spd(
     Raises:
         TypeError, ValueError, IrootError: As `solve_gram_spd`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import apply_inverse_root_gram_rhs_spd
         >>> G = torch.tensor([[3.0, 0.0, 4.0]])

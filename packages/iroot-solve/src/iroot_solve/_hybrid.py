@@ -121,7 +121,7 @@ def hybrid_pe_nsrc_solve(
     Raises:
         ValueError: `abc_t` is not `(T, 3)`; corrections < 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import build_schedule, hybrid_pe_nsrc_solve
         >>> abc_t, _ = build_schedule("cpu", p_val=1)

@@ -56,7 +56,7 @@ def solve_nonspd(
         IrootError: These, NaN or infinity in A or B, or no answer within `tol` (`on_failure="raise"`); carries the
             result and its stats.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import solve_nonspd
         >>> A = torch.tensor([[0.0, 2.0], [1.0, 0.0]])

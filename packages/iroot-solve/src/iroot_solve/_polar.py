@@ -112,7 +112,7 @@ def orthogonalize(
     Source: `muon`: Jordan et al. (2024); `polar-express`: Amsel et al., arXiv:2505.16932; `cans`: Grishina et al.,
     arXiv:2506.10935.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import orthogonalize
         >>> U = orthogonalize(torch.tensor([[3.0, 0.0], [0.0, 5.0], [4.0, 0.0]]))

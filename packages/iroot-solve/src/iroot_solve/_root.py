@@ -25,7 +25,7 @@ def inverse_root(A: Tensor, p: int = 2, **settings: Any) -> Tensor:
     Raises:
         TypeError, ValueError, IrootError: As `solve_spd`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import inverse_root
         >>> X = inverse_root(torch.tensor([[4.0, 0.0], [0.0, 16.0]]))
@@ -52,7 +52,7 @@ def inverse_root_apply(A: Tensor, B: Tensor, p: int = 2, **settings: Any) -> Ten
     Raises:
         TypeError, ValueError, IrootError: As `solve_spd`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import inverse_root_apply
         >>> Z = inverse_root_apply(torch.tensor([[4.0, 0.0], [0.0, 16.0]]), torch.ones(2))

@@ -51,7 +51,7 @@ def build_schedule(
     Returns:
         `abc_t` of shape `(T, 3)`, rows (a, b, c) of q(y) = a + b·y + c·y², and a line that describes it.
 
-    Example:
+    Examples:
         >>> from iroot_solve import ScheduleConfig, build_schedule
         >>> abc_t, description = build_schedule("cpu", p_val=2, config=ScheduleConfig(l_target=0.05))
         >>> abc_t.shape[1]

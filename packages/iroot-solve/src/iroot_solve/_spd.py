@@ -83,7 +83,7 @@ def solve_spd(
         TypeError, ValueError: Arguments that cannot be right, before any work where that can be known.
         IrootError: No answer within `tol` (`on_failure="raise"`); carries the result and its stats.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from iroot_solve import solve_spd
         >>> A = torch.tensor([[4.0, 1.0], [1.0, 3.0]])

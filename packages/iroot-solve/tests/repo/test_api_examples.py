@@ -66,6 +66,14 @@ def test_it_has_a_docstring_and_an_example(root, page, module, name):
 
 
 @pytest.mark.parametrize(("page", "module", "name"), NAMES)
+def test_an_example_is_shown_as_code(page, module, name):
+    """Under any other heading the site takes ">>>" for a quotation and "[a, b]" for a link."""
+    doc = inspect.getdoc(the(module, name)) or ""
+    before, found, _ = doc.partition(">>>")
+    assert not found or before.rstrip().endswith("Examples:")
+
+
+@pytest.mark.parametrize(("page", "module", "name"), NAMES)
 def test_it_says_its_shapes(page, module, name):
     found = the(module, name)
     if inspect.isfunction(found) and name not in REFERS and "Tensor" in str(inspect.signature(found)):
