@@ -13,6 +13,7 @@ with exit status 130: what was measured is kept and reported.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import shutil
 import sys
@@ -69,12 +70,16 @@ def bench(namespace: argparse.Namespace) -> int:
 
 def run_report(folder: Path) -> int:
     """Make report, summary and plots of a run again, and the index of the runs beside it."""
+    from iroot_solve.bench import _map
     from iroot_solve.bench._index import rewrite
     from iroot_solve.bench._report import render
 
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"report: {folder} holds no {MANIFEST}")
-    render(folder)
+    if "map" in json.loads((folder / MANIFEST).read_text("utf-8")):
+        _map.rewrite(folder)
+    else:
+        render(folder)
     rewrite(folder.resolve().parent)
     print(folder / REPORT)
     return 0
