@@ -3,6 +3,7 @@
 Truth is V·λ^α·Vᵀ·B from a float64 `eigh` of the numbers that were passed, or mpmath where κ is beyond that.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,6 +16,10 @@ from iroot_solve import IrootError, SolveResult, _cost, solve_spd
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+# Kernels run on a CPU where there is no GPU. Triton decides that when it is first imported, its own functions included.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 aten = torch.ops.aten
 
@@ -222,3 +227,43 @@ def allocations() -> Callable[..., object]:
             yield mode.found
 
     return watch
+
+
+class _Queue(TorchDispatchMode):
+    """Operations that a device would run, and those that would copy between it and the host."""
+
+    VIEWS = frozenset(
+        "view expand transpose unsqueeze slice select detach unbind diagonal squeeze alias as_strided permute split "
+        "empty empty_like empty_strided new_empty device".split()
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queued: list[str] = []
+        self.crossings: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+        if len({x.device for x in tensors if x.ndim}) > 1:
+            self.crossings.append(name)
+        if name not in self.VIEWS:
+            self.queued.append(name)
+        return result
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Callable[[], _Queue]:
+    """`with queue() as found:` calls with tensors of the meta device, which stands for one that nothing is read from.
+
+    They have no numbers: an operation that needs one raises. What runs is what runs on a device without the kernels.
+    """
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # there is none for this device
+    for module in ("iroot_solve._case", "iroot_kernels._rank_k"):
+        monkeypatch.setattr(f"{module}.symmetric_products", lambda device: False)
+    monkeypatch.setattr("iroot_solve._small.small_matrices", lambda device: False)
+    monkeypatch.setattr(
+        "iroot_solve._certificate.probe_signs",
+        lambda n, columns, device, seed, dtype: torch.empty(n, columns, dtype=dtype, device=device),
+    )
+    return _Queue

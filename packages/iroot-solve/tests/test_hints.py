@@ -1,5 +1,8 @@
 """Line 4: l_target, schedules and promised bounds are hints; what they miss, the solver finds out and says."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from iroot_solve import PrecondConfig, ScheduleConfig, StagnationError, build_schedule, solve_spd
@@ -100,3 +103,19 @@ def test_a_true_promise_of_lambda_max_is_kept(spd, rhs, truth, distance, within)
 def test_promises_out_of_range_are_refused_by_name(spd, rhs, setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         solve_spd(spd(8, 10.0), rhs(8, 1), **setting)
+
+
+@pytest.mark.parametrize("strategy", ["direct-solve", "materialize-root", "hybrid-pe-nsrc"])
+@pytest.mark.parametrize("look", ["lanczos", "cholesky"])
+@pytest.mark.filterwarnings("ignore::iroot_solve.StagnationWarning")
+def test_a_promised_condition_that_B_does_not_show_broken(with_spectrum, truth, distance, monkeypatch, strategy, look):
+    """κ = 1e5 where 10 was promised, and B has next to nothing of that eigenvector; the plan is for 10."""
+    A = with_spectrum([1e-5, *np.linspace(0.2, 1.0, 95)])
+    V = torch.linalg.eigh(A).eigenvectors
+    B = (V[:, 1:] @ torch.ones(95, 2, dtype=torch.float64) + 1e-6 * V[:, :1]).float()
+    monkeypatch.setattr("iroot_solve._spd.Options", partial(Options, look=look))
+    settings = {"p_val": 1, "strategy": strategy, "kappa_max": 10.0}
+    result = solve_spd(A.float(), B, fallback=False, on_failure="warn", **settings)
+    assert distance(result.Z, truth(A.float(), B, -1)) > 1e-3 and result.stats.status == "stagnated"
+    result = solve_spd(A.float(), B, **settings)
+    assert distance(result.Z, truth(A.float(), B, -1)) <= 1e-4 and result.stats.status == "converged"

@@ -3,7 +3,6 @@
 The logic under Triton's interpreter with a few tiny matrices; accuracy in bulk on a device.
 """
 
-import os
 from fractions import Fraction
 from functools import partial
 from importlib.util import find_spec
@@ -14,8 +13,6 @@ from iroot_kernels import SmallRoot
 from iroot_kernels._small_root import Launch
 from iroot_solve import NotPositiveDefiniteError, _small, inverse_root, solve_spd
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 BACKEND = "triton: a program to a matrix"
 

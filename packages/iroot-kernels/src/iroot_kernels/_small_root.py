@@ -228,7 +228,7 @@ class SmallRoot:
         each = isinstance(ridge, Tensor)
         unit = UNIT_ROUNDOFF[self.precision]
         slack = LARGEST * 2.0**-22 + 16 * math.sqrt(NP) * unit
-        self._numbers = on_device(plan, self.p, A.device)
+        self._numbers = self.ws.hold(on_device(plan, self.p, A.device))
         with current(A.device):
             _kernels().small_root[(b,)](
                 *(A, Z if B is None else B, Z, ridge if each else floats, floats, ints),

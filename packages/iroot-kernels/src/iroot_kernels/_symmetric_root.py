@@ -14,6 +14,7 @@ from iroot_kernels._chain import Chain, binary_chain, check_chain
 from iroot_kernels._polynomial import Polynomial, apply_polynomial
 from iroot_kernels._products import Products
 from iroot_kernels._symmetric import ROOT, X_COLUMNS, X_SLOT, Y_SLOT, Columns, Factor, formed, has_form, in_planes
+from iroot_kernels._symmetric_columns import run_columns
 from iroot_kernels._symmetric_compiler import compiled
 from iroot_kernels._symmetric_run import Held, run, tables_of
 from iroot_kernels._tiling import MOST, TILE, Choice, tiling
@@ -106,7 +107,7 @@ class SymmetricRoot:
         self.program = self._compile(columns)
         held = self._buffers(A, N, K)
         exponent = None if B is None else _exponent(B)
-        self._tables = tables_of(self.program, A.device)
+        self._tables = self.ws.hold(tables_of(self.program, A.device))
         if A.numel():
             run(self.program, self._tables, A.contiguous(), self._entries(B, exponent), held, self.choose)
         self.products.square += self.program.products
@@ -125,6 +126,27 @@ class SymmetricRoot:
         n = self.Y.shape[-1]
         L = self._held.whole[X_SLOT, :, :n, :n].tril()
         return L + L.tril(-1).mT
+
+    def again(self, V: Tensor) -> Tensor:
+        """What B was multiplied by, applied to V `(b, n, k)`, float32 or float64, as it was to B: rounded to planes.
+
+        Returns:
+            A buffer of the workspace, float32, until the next call. Cost: `program.thin_products` with k columns, which
+            read the planes that are there; nothing is widened.
+        """
+        assert self._held is not None and self._tables is not None
+        if not V.numel():
+            return V.float()
+        (n, k), exponent = V.shape[-2:], _exponent(V)
+        held = self._columns_of(self._held, k)
+        # Scaled first: what float32 has no exponent for may be all there is.
+        scaled = torch.ldexp(V, -exponent, out=self.ws.buffer(f"again {V.dtype}", V.shape, V.dtype, V.device))
+        if V.dtype is not torch.float32:
+            scaled = self.ws.buffer("again V", V.shape, torch.float32, V.device).copy_(scaled)
+        run_columns(self.program, self._tables, scaled, held, self.choose)
+        self.products.columns += self.program.thin_products * k
+        X = held.thin_whole[X_COLUMNS, :, :k, :n].mT
+        return torch.ldexp(X, exponent, out=self.ws.buffer("again X", X.shape, X.dtype, X.device))
 
     def apply(self, V: Tensor, name: str = "V") -> Tensor:
         """What B was multiplied by, applied to V `(b, n, k)` float64, as if its factors were exact.
@@ -152,6 +174,22 @@ class SymmetricRoot:
         if not factor.coarse:
             M.add_(planes[:, 1])
         return M.mul_(factor.unit)
+
+    def _columns_of(self, held: Held, k: int) -> Held:
+        """The same with room for k columns."""
+        K, N = -(-k // TILE) * TILE, held.whole.shape[-1]
+        if K == held.thin_whole.shape[-2]:
+            return held
+        (wholes, b), (planes, _, stored) = held.thin_whole.shape[:2], held.thin_planes.shape[:3]
+        if max(K * N, planes * K * b * stored) > MOST:
+            raise ValueError(f"V has {k} columns: this many are for several calls")
+        whole = self.ws.buffer(f"again whole {K}", (wholes, b, K, N), torch.float32, held.whole.device)
+        plane = held.thin_planes.dtype
+        return replace(
+            held,
+            thin_whole=whole,
+            thin_planes=self.ws.buffer(f"again planes {K}", (planes, b, stored, K, N), plane, whole.device),
+        )
 
     def _check(self, A: Tensor, B: Tensor | None) -> None:
         if A.ndim != 3 or A.shape[-1] != A.shape[-2]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Workspace:
     """Buffers by name. A buffer is made when first asked for and again only when shape, dtype or device change.
 
     A workspace belongs to one caller at a time; results that are views of it are valid until its next use.
+
+    Attributes:
+        recording: A graph is being recorded that will work in these buffers: constants on the device that it reads are
+            held, too (`hold`).
 
     Examples:
         >>> import torch
@@ -24,6 +31,8 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._held: list[object] = []
+        self.recording = False
 
     def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """The buffer called `name`, uninitialised where it is new."""
@@ -44,6 +53,17 @@ class Workspace:
         """Of the two buffers `name`0 and `name`1 the one that is not `held`: where the next iterate goes."""
         first = self.like(f"{name}0", held)
         return self.like(f"{name}1", held) if held is first else first
+
+    def hold(self, constant: T) -> T:
+        """The constant; a workspace that is recorded in keeps it for as long as it lives, whatever cache drops it."""
+        if self.recording:
+            self._held.append(constant)
+        return constant
+
+    @property
+    def buffers(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return tuple(self._buffers.values())
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,7 @@ from iroot_solve._hybrid import hybrid_pe_nsrc_solve
 from iroot_solve._nonspd import solve_nonspd
 from iroot_solve._polar import orthogonalize
 from iroot_solve._polar_result import PolarResult, PolarStats
+from iroot_solve._replay import Replay
 from iroot_solve._result import SolveResult, SolveStats, SolveWorkspace, Status
 from iroot_solve._root import inverse_root, inverse_root_apply
 from iroot_solve._schedules import build_pe_schedules, build_schedule
@@ -36,6 +37,7 @@ __all__ = [
     "PolarStats",
     "PrecondConfig",
     "PreconditionerIgnoredWarning",
+    "Replay",
     "ScheduleConfig",
     "SingularMatrixError",
     "SolveResult",

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from iroot_coeffs import Schedule, Step
 from iroot_kernels import multiplication, precision, quadratics, symmetric_products
-from iroot_precond import ritz_extremes, symmetric_action
+from iroot_precond import ritz_extremes
 from torch import Tensor
 
-from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure
+from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure, namespace
 from iroot_solve._cholesky import run_cholesky
 from iroot_solve._choose import LANCZOS_STEPS, factoring_is_looking, hybrid_steps, steps_for
+from iroot_solve._completeness import unfinished
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
-from iroot_solve._hybrid import correct
+from iroot_solve._hybrid import HybridSchedule, correct, correct_on_columns
 from iroot_solve._iterate import Iteration
 from iroot_solve._lanczos import run_lanczos, times
 from iroot_solve._matrix import ScaledMatrix
@@ -28,13 +28,14 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import magnitude
-from iroot_solve._sums import run_cayley, run_chebyshev, run_fixed, stored
+from iroot_solve._sums import cayley_fixed, chebyshev_fixed, run_cayley, run_chebyshev, stored
 from iroot_solve._task import SUMS, Candidate, Task
 
 SIGN_STEPS = 16
 # Where a look at λmin goes on: κ over the square of the steps so far, for n from this on.
 UNSETTLED, MORE_STEPS_SIZE, MORE_LANCZOS_STEPS = 0.25, 512, 60
-COMPLETENESS_STEPS = 4
+# λmax over its Lanczos bound: 1.2–1.3 was seen.
+LANCZOS_SHARE = 0.7
 # Devices that there is a table of times for.
 MEASURED = ("cpu", "cuda")
 
@@ -57,8 +58,8 @@ class Verdict(NamedTuple):
     """The certificate of an outcome, and the ends of the scaled spectrum where it found them (NaN: not)."""
 
     certificate: Certificate
-    low: Array
-    high: Array
+    low: Any
+    high: Any
 
 
 def host(values: Tensor) -> Array:
@@ -81,6 +82,7 @@ class Case:
         steps: Lanczos steps that they come from.
         factored: They come from a Cholesky factorisation: within a factor of two.
         kappa: The likely condition number, once it is known.
+        least_share: Of `matrix.upper`, λmax is this or more.
     """
 
     def __init__(self, problem: Problem, options: Options, ws: SolveWorkspace) -> None:
@@ -89,6 +91,7 @@ class Case:
         self.ends: tuple[Tensor, Tensor] | None = None
         self.factored, self.steps = False, LANCZOS_STEPS
         self.kappa: float | None = None
+        self.least_share = 0.5
         self._right: dict[torch.dtype, Tensor] = {}
         self._exponents: Array | None = None
 
@@ -109,16 +112,23 @@ class Case:
 
     def look(self) -> None:
         """Bound and estimate the ends of the spectrum."""
+        device, free = self.problem.A.device.type, self.options.strategy == "auto" and not self.options.blind
+        if device != "cpu" and self.options.kappa_max is not None and self.options.abc_t is None:
+            # The lower end is promised, and the upper one takes few calls and no numbers from the host.
+            self.least_share = self.matrix.bound_by_squares()
+            if self.options.blind:
+                self.matrix.normalise()
+            return
         self.matrix.tighten()
         if self.options.look == "none":
             return
-        device, free = self.problem.A.device.type, self.options.strategy == "auto" and not self.options.blind
         self.factored = self.options.look == "cholesky"
         if self.options.look == "auto":
             self.factored = free and device in MEASURED and factoring_is_looking(self.task)
         self.ends = self.matrix.factor_ends() if self.factored else self._ritz(free and device == "cpu")
         if self.options.abc_t is not None or self.options.blind:
             # Steps made for [l, 1], or a plan that nothing is read for.
+            self.least_share = LANCZOS_SHARE
             shift = self.matrix.normalise()
             self.ends = torch.ldexp(self.ends[0], -shift), torch.ldexp(self.ends[1], -shift)
 
@@ -166,7 +176,7 @@ class Case:
         if candidate.strategy in SUMS:
             return self._sum(candidate, S, low, high)
         if candidate.strategy == "hybrid-pe-nsrc":
-            return self._hybrid(candidate.precision, low, high)
+            return self._hybrid(candidate, low, high)
         return self._iterate(candidate, S, B, low, high)
 
     def _iterate(self, candidate: Candidate, S: Tensor, B: Tensor | None, low: float, high: float) -> Outcome:
@@ -185,22 +195,31 @@ class Case:
         right, p = self.right(S.dtype), self.problem
         assert right is not None
         if self.options.blind:
-            return run_fixed(candidate.strategy, S, right, p.exponent, low, high, p.tol, self.ws)
+            settings = (right, p.exponent, low, high, p.tol, self.ws)
+            if candidate.strategy == "cayley":
+                return cayley_fixed(S, *settings)
+            return chebyshev_fixed(lambda V: torch.bmm(S, V), *settings)
         B = stored(right, self.ws)
         if candidate.strategy == "cayley":
             return run_cayley(S, B, p.exponent, low, high, p.tol, self.ws, self.kappa)
         return run_chebyshev(multiplication(S, B, self.ws), B, p.exponent, low, high, p.tol, self.ws, self.kappa)
 
-    def _hybrid(self, name: str, low: float, high: float) -> Outcome:
+    def _hybrid(self, candidate: Candidate, low: float, high: float) -> Outcome:
         """A few steps, then corrections with residuals in float64."""
-        schedule = hybrid_steps(self.task, low, high)
-        steps = self.given_schedule(low, high) or schedule.steps
-        S, wide = self.matrix.matrix(precision(name).storage), self._wide()
-        assert wide is not None
+        name, planned, tol = candidate.precision, candidate.schedule, self.problem.tol
+        if not isinstance(planned, HybridSchedule):
+            planned = hybrid_steps(self.task, low, high)
+        steps = self.given_schedule(low, high) or planned.steps
+        schedule, wide, S = replace(planned, steps=steps), self._pair(), self.matrix.matrix(precision(name).storage)
+        reduced = candidate.symmetric and name == "fp16" and "fp32" in self.task.precisions
+        if not schedule.formed:
+            B = self.right(S.dtype)
+            assert B is not None
+            return correct_on_columns(S, B, schedule, wide, name, self.ws, tol, reduced)
         replan = lambda a, b: steps_for(self.task, a, b, False)  # noqa: E731
-        symmetric = self.task.has_symmetric_products(name) and precision(name).plane is not None
-        root = Iteration(S, None, steps, False, name, self.ws, 2 * steps.error, replan, symmetric).run()
-        return correct(root, replace(schedule, steps=steps), wide, self.ws)
+        iteration = Iteration(S, None, steps, False, name, self.ws, 2 * steps.error, replan, candidate.symmetric)
+        root = replace(iteration, reduced=reduced).run()
+        return correct(root, schedule, wide, self.ws, tol if candidate.symmetric else None)
 
     def _pair(self) -> tuple[Tensor, Tensor]:
         """A_s and B_s in float64, where there is a B."""
@@ -226,6 +245,14 @@ class Case:
 
     def certify(self, outcome: Outcome, out: Tensor) -> Verdict:
         """Deliver Z into `out` and estimate its error, in one synchronisation."""
+        return self._verdict(outcome, host(self._measured(outcome, out)))
+
+    def certify_unread(self, outcome: Outcome, out: Tensor) -> Verdict:
+        """The same, on the device."""
+        return self._verdict(outcome, self._measured(outcome, out))
+
+    def _measured(self, outcome: Outcome, out: Tensor) -> Tensor:
+        """Everything that `_verdict` needs, `(b, …)` float64; Z is delivered into `out`."""
         if outcome.root is None:
             return self._own(outcome, out)
         wide = self.problem.storage is torch.float64
@@ -236,28 +263,33 @@ class Case:
         if Z.dtype is not A.dtype:
             Z = self.ws.buffer("Z64", Z.shape, A.dtype, A.device).copy_(Z)
         judge, left = self._judge(outcome, A), self._left(A.dtype)
-        measured = measure(root, judge, B, Z, exponent, self.options.seed, left, wide)
+        measured = measure(root, judge, B, Z, exponent, self.options.seed, left, wide, self.ws)
         largest = magnitude(self.deliver(outcome, out))
         more = [outcome.lowest, outcome.highest, *self._signs(outcome, A), largest]
         unknown = torch.full_like(measured[:, 0], torch.nan)
         extra = torch.stack([unknown if value is None else value.double() for value in more], -1)
-        values = host(torch.cat((extra, measured), -1))
-        low, high, finished, positive, size = values[:, : len(more)].T
-        found = appraise(values[:, len(more) :], A.shape[-1], Z.shape[-1], root, exponent)
-        if outcome.finish is not None:
-            finished = outcome.finish(finished)
-        # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
-        wrong = (finished < 0.5) | (positive <= 0) | ~np.isfinite(size)
-        return Verdict(found._replace(error=np.where(wrong, math.inf, found.error)), low, high)
+        return torch.cat((extra, measured), -1)
 
-    def _own(self, outcome: Outcome, out: Tensor) -> Verdict:
+    def _own(self, outcome: Outcome, out: Tensor) -> Tensor:
         """The strategy's own estimate."""
         assert outcome.error is not None
         largest = magnitude(self.deliver(outcome, out))
         lowest = torch.full_like(outcome.error, torch.nan) if outcome.lowest is None else outcome.lowest.double()
-        low, error, size = host(torch.stack((lowest, outcome.error, largest)))
-        error, unknown = np.where(np.isfinite(size), error, math.inf), np.full_like(low, np.nan)
-        return Verdict(Certificate(error, error, unknown), low, unknown)
+        return torch.stack((lowest, outcome.error, largest), -1)
+
+    def _verdict(self, outcome: Outcome, values: Any) -> Verdict:
+        """What was measured, appraised: on the host an array, else a tensor."""
+        xp, exponent = namespace(values), self.problem.exponent
+        if outcome.root is None:
+            low, error, size = values.T
+            unknown = xp.full_like(low, math.nan)
+            error = xp.where(xp.isfinite(size), error, math.inf)
+            return Verdict(Certificate(error, error, unknown), low, unknown)
+        low, high, unfinished, positive, size = values[:, :5].T
+        found = appraise(values[:, 5:], self.problem.n, outcome.Z.shape[-1], outcome.root, exponent)
+        # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
+        wrong = (unfinished > 1) | (positive <= 0) | ~xp.isfinite(size)
+        return Verdict(found._replace(error=xp.where(wrong, math.inf, found.error)), low, high)
 
     def _left(self, dtype: torch.dtype) -> Tensor | None:
         """What Z is multiplied by for the answer, in `dtype`."""
@@ -276,24 +308,24 @@ class Case:
         return DoubledMatrix(A, self.ws.like("A high", A), self.ws.like("A low", A))
 
     def _signs(self, outcome: Outcome, A: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Ritz values that tell whether Y tends to I, and X has a positive spectrum.
+        """Above 1 where an eigenvalue was missed, and a Ritz value that tells whether X has a positive spectrum.
 
-        An E_m weighs an eigenvector by its share in the computed Z. A direction that the iteration has hardly begun on,
-        although it dominates the true Z, has no share there. As an eigenvalue of Y it stands alone near 0, and a few
-        Lanczos steps from a random start find it. A look by factorisation has not missed it: inverse iteration weighs a
-        direction by 1/λ.
+        A look by factorisation has missed none: inverse iteration weighs a direction by 1/λ. And of a single step Y is
+        A_s itself, of which a look has seen more than could be seen here. But a promise is planned for unseen.
         """
-        Y = outcome.iterate
+        Y, end = outcome.iterate, outcome.end
         assert outcome.root is not None
-        if Y is None or self.problem.exponent.numerator > 0:
+        if Y is None or end is None:
             return None, None
-        smallest = None if self.factored else ritz_extremes(symmetric_action(Y), Y, COMPLETENESS_STEPS)[0]
-        if self.options.lambda_max is None:
-            return smallest, None
+        seen = self.factored or (outcome.steps == 1 and self.ends is not None)
+        trusted = seen and self.options.kappa_max is None
+        missed = None if trusted else unfinished(Y, end, self.options.seed, self.ws)
+        if self.options.lambda_max is None or self.options.blind:
+            return missed, None
         # An eigenvalue above the promised bound may converge to −λ^(-1/p), which no residual with even p sees. It is
         # the largest of A·X in magnitude, so a few Lanczos steps find it.
         power = outcome.root.power
-        return smallest, ritz_extremes(lambda V: torch.bmm(A, power(1, V)), A, SIGN_STEPS)[0]
+        return missed, ritz_extremes(lambda V: torch.bmm(A, power(1, V)), A, SIGN_STEPS)[0]
 
     def deliver(self, outcome: Outcome, out: Tensor) -> Tensor:
         """Z in the caller's units, into `out`; overwrites the outcome's Z."""

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from iroot_kernels import Workspace
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -103,11 +104,14 @@ class Root:
 
 
 class Certificate(NamedTuple):
-    """Per matrix `(b,)`: estimated relative error of Z, measured residual, norm of X over its mean action on B."""
+    """Per matrix `(b,)`: estimated relative error of Z, measured residual, norm of X over its mean action on B.
 
-    error: Array
-    residual: Array
-    amplification: Array
+    Arrays on the host, or tensors where nobody has read them.
+    """
+
+    error: Any
+    residual: Any
+    amplification: Any
 
 
 def judging_dtype(S: Tensor) -> torch.dtype:
@@ -123,6 +127,12 @@ def probe_signs(n: int, columns: int, device: torch.device, seed: int, dtype: to
     return bits.mul_(2).sub_(1)
 
 
+def probes(n: int, most: int, like: Tensor, seed: int, ws: Workspace | None = None) -> Tensor:
+    """Up to `most` columns of ±1 numbers `(n, …)` where `like` is; a graph that is recorded in `ws` may read them."""
+    found = probe_signs(n, min(most, n), like.device, seed, like.dtype)
+    return found if ws is None else ws.hold(found)
+
+
 def measure(
     root: Root,
     A: Matrix,
@@ -132,6 +142,7 @@ def measure(
     seed: int,
     left: Tensor | None = None,
     wide: bool = True,
+    ws: Workspace | None = None,
 ) -> Tensor:
     """What `appraise` needs to estimate ‖Z − A^exponent·B‖_F/‖Z‖_F: everything that is done on the device.
 
@@ -144,6 +155,7 @@ def measure(
         seed: Of the probes.
         left: `(b, l, n)`: the error of left·Z is wanted.
         wide: The numbers may use all of Z's dtype's range, so that a square of theirs may leave it.
+        ws: Holds the probes for a graph.
 
     Returns:
         `(b, …)` float64: ‖W‖, ‖V‖, ‖X‖_F, then for −q/s the inner products ⟨E_m·V, E_m'·V⟩, for q/s the norms of
@@ -151,11 +163,11 @@ def measure(
         (8 for s > 2).
     """
     s, q = exponent.denominator, abs(exponent.numerator)
-    V, W = _probes(B, Z, seed, probe_count(s))
+    V, W = _probes(B, Z, probe_count(s), seed, ws)
     if wide:
         V, W = _scaled(V, W)
     onto = (lambda rows: rows) if left is None else (lambda rows: torch.bmm(rows, left.mT))
-    columns = [_norm(onto(W)), _norm(V), _root_norm(root, Z, seed) if root.norm is None else root.norm.double()]
+    columns = [_norm(onto(W)), _norm(V), _root_norm(root, Z, seed, ws) if root.norm is None else root.norm.double()]
     if exponent.numerator > 0:
         columns += _positive(root, A, V, W, s, q, onto)
         return torch.stack(columns, -1)
@@ -163,11 +175,12 @@ def measure(
     return torch.cat((torch.stack(columns, -1), gram.flatten(1)), -1)
 
 
-def appraise(values: Array, n: int, k: int, root: Root, exponent: Fraction) -> Certificate:
-    """The certificate of an n×k Z from what was measured, on the host; what is not finite is infinitely wrong.
+def appraise(values: Any, n: int, k: int, root: Root, exponent: Fraction) -> Certificate:
+    """The certificate of an n×k Z from what was measured; what is not finite is infinitely wrong.
 
-    Floating-point warnings of numpy are the caller's to silence.
+    On the host for an array, whose floating-point warnings are the caller's to silence; for a tensor where that lies.
     """
+    xp = namespace(values)
     (size, given, norm), rest = values[:, :3].T, values[:, 3:]
     s = exponent.denominator
     if exponent.numerator > 0:
@@ -177,24 +190,29 @@ def appraise(values: Array, n: int, k: int, root: Root, exponent: Fraction) -> C
         share = LEAST_SHARE / math.sqrt(max(1, min(k, probe_count(s))))
         error, residual = _negative(rest, size, orders(s, root.ends), s, share)
     amplification = norm * given / (size * math.sqrt(n))
-    error = error + root.roundoff * np.maximum(amplification, 1.0)
+    error = error + root.roundoff * xp.where(amplification < 1.0, 1.0, amplification)
     zero = (given == 0) & (size == 0)  # scaled to Z, a nonzero B may vanish
-    error = np.where(zero, 0.0, np.where(error < math.inf, error, math.inf))
-    return Certificate(error, np.where(zero, 0.0, residual), amplification)
+    error = xp.where(zero, 0.0, xp.where(error < math.inf, error, math.inf))
+    return Certificate(error, xp.where(zero, 0.0, residual), amplification)
 
 
-def _negative(rest: Array, size: Array, found: tuple[int, ...], s: int, share: float) -> tuple[Array, Array]:
+def namespace(values: Any) -> Any:
+    """What computes with them: torch or numpy."""
+    return torch if isinstance(values, Tensor) else np
+
+
+def _negative(rest: Any, size: Any, found: tuple[int, ...], s: int, share: float) -> tuple[Any, Any]:
     """(error, residual) from the inner products of the E_m·V: σ_m·σ_m' ≥ s² for the middle pair, σ_m ≥ 1 for one.
 
     The inner product is taken for at least `share` of the product of the norms. With one row and column more than
     `found`, the last is a drift.
     """
-    M = math.isqrt(rest.shape[1])
+    xp, M = namespace(rest), math.isqrt(rest.shape[1])
     gram = rest.reshape(-1, M, M)
-    norms = np.sqrt(gram.diagonal(axis1=1, axis2=2)).T / size
+    norms = xp.sqrt(xp.diagonal(gram, 0, 1, 2)).T / size
     low, high = found.index((s + 1) // 2), found.index((s + 2) // 2 if s > 1 else 1)
-    middle = np.maximum(np.sqrt(np.abs(gram[:, low, high])) / size, share * np.sqrt(norms[low] * norms[high]))
-    smallest = np.minimum(middle, s * norms[: len(found)].min(0))
+    middle = xp.maximum(xp.sqrt(xp.abs(gram[:, low, high])) / size, share * xp.sqrt(norms[low] * norms[high]))
+    smallest = xp.minimum(middle, s * xp.amin(norms[: len(found)], 0))
     error = _root_error(smallest, s)
     return (error + norms[-1] if M > len(found) else error), norms[low]
 
@@ -205,12 +223,12 @@ def probe_count(s: int) -> int:
     return 16 if s <= 2 else 8
 
 
-def _probes(B: Tensor | None, Z: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor]:
+def _probes(B: Tensor | None, Z: Tensor, count: int, seed: int, ws: Workspace | None) -> tuple[Tensor, Tensor]:
     """Rows Vᵀ, Wᵀ `(b, m, n)`, W = X·V as claimed: the columns of B and Z, or `count` random combinations of them."""
     k = Z.shape[-1]
     if B is not None and k <= count:
         return B.mT, Z.mT
-    signs = probe_signs(k, min(count, k), Z.device, seed, Z.dtype).mT.expand(Z.shape[0], -1, k)
+    signs = probes(k, count, Z, seed, ws).mT.expand(Z.shape[0], -1, k)
     W = torch.bmm(signs, Z.mT)
     return (signs if B is None else torch.bmm(signs, B.mT)), W
 
@@ -276,13 +294,12 @@ class _Sandwich:
         return block.contiguous()
 
 
-def _root_error(relative: Array, s: int) -> Array:
+def _root_error(relative: Any, s: int) -> Any:
     """From a residual E to the error of an eigencomponent, between E/s (to first order) and E (towards 1).
 
     1 − (1 − E)^(1/s) ≤ E/s + E²·(1 − 1/s) for E ≤ 1: its Taylor coefficients are positive, and their sum is 1.
     """
-    error: Array = relative * ((1 + (s - 1) * np.minimum(relative, 1.0)) / s)
-    return error
+    return relative * ((1 + (s - 1) * namespace(relative).where(relative > 1.0, 1.0, relative)) / s)
 
 
 def _positive(root: Root, A: Matrix, V: Tensor, W: Tensor, s: int, q: int, onto: Action) -> list[Tensor]:
@@ -295,10 +312,10 @@ def _positive(root: Root, A: Matrix, V: Tensor, W: Tensor, s: int, q: int, onto:
     return [gap, size, torch.zeros_like(gap) if root.drift is None else _norm(onto(root.drift(W.mT).mT))]
 
 
-def _root_norm(root: Root, Z: Tensor, seed: int) -> Tensor:
+def _root_norm(root: Root, Z: Tensor, seed: int, ws: Workspace | None) -> Tensor:
     """‖X‖_F from four ±1 probes."""
     b, n = Z.shape[:2]
-    signs = probe_signs(n, min(4, n), Z.device, seed + 1, Z.dtype)
+    signs = probes(n, 4, Z, seed + 1, ws)
     X = root.power(1, signs.expand(b, n, -1))
     X, largest = unit(X)
     return _norm(X) * (largest / math.sqrt(X.shape[-1]))

@@ -20,6 +20,7 @@ from iroot_solve._cost import (
     milliseconds,
 )
 from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
+from iroot_solve._hybrid_symmetric import hybrid_candidates
 from iroot_solve._lanczos import SHARE, lanczos_steps
 from iroot_solve._predict import rounding_error
 from iroot_solve._sums import MOST_KAPPA, cayley_terms, chebyshev_terms
@@ -72,6 +73,9 @@ def candidates(task: Task, low: float, high: float, kappa: float | None = None) 
         for name in task.precisions:
             if strategy in ("direct-solve", "materialize-root") and task.has_symmetric_products(name):
                 found += symmetric_candidates(task, strategy, name, low, high, kappa)
+                continue
+            if strategy == "hybrid-pe-nsrc" and task.has_symmetric_products(name):
+                found += hybrid_candidates(task, name, low, high, kappa)
                 continue
             refined = strategy == "cholesky" and not task.root and name != "fp64"
             error = rounding_error(strategy, name, kappa, task.exponent, refined, task.n)
@@ -189,12 +193,12 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
 
 
 def _hybrid(task: Task, name: str, bits: int, schedule: HybridSchedule, rounding: float) -> Candidate:
-    n, k, batch, steps = task.n, task.k * task.reuse, task.batch, len(schedule.steps)
+    n, k, batch, steps = task.n, task.k, task.batch, len(schedule.steps)
     thin = 2 * schedule.corrections + 1
     ms = iteration_ms(n, batch, schedule.steps.products(), 0.0, steps, thin, bits, device=task.device)
     ms += (schedule.corrections + 1) * task.ms(f"skinny{bits}") * k / 16
     ms += schedule.corrections * task.ms("skinny64") * k / 16 + task.ms("pass64")
-    ms += certificate_ms(task, 1, 1, True)
+    ms = task.reuse * (ms + certificate_ms(task, 1, 1, True))  # nothing is kept for the next right-hand side
     # The rounding of X is part of what the corrections square away; float64 residuals leave theirs.
     error = (schedule.steps.error + rounding) ** (schedule.corrections + 1) + rounding * 2.0 ** (
         -53 if bits == 32 else 0

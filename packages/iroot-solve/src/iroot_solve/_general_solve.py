@@ -15,7 +15,7 @@ from iroot_solve._general_root import root_attempt, screen
 from iroot_solve._general_system import Attempt, Rung, System
 from iroot_solve._ladder import Ledger
 from iroot_solve._numerical_rank import numerical_rank
-from iroot_solve._options import Options
+from iroot_solve._options import Options, require_blind
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._solve import destination
@@ -60,6 +60,7 @@ def _inverses(problem: Problem, strategy: str, name: str) -> list[Rung]:
 
 def solve_general(problem: Problem, options: Options, ws: SolveWorkspace) -> SolveResult:
     """The solver behind `solve_nonspd`."""
+    require_blind(options, ws, False)
     order = rungs(problem, options)
     device = problem.A.device.type
     with torch.no_grad(), torch.autocast(device, enabled=False), np.errstate(all="ignore"):

@@ -16,6 +16,7 @@ from iroot_precond import scale_by_power_of_two
 from torch import Tensor
 
 from iroot_solve._golub_kahan import solve_golub_kahan
+from iroot_solve._options import require_blind
 from iroot_solve._problem import Gram, Problem, check_matrix, check_right_hand_side, is_vector, read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._scales import magnitude
@@ -71,6 +72,7 @@ def solve_gram_spd(
     problem = _read(G, B, n, p_val, exponent, tol)
     options = read_options(problem, **settings)
     ws = SolveWorkspace() if workspace is None else workspace
+    require_blind(options, ws, m >= n)
     if problem.empty:
         return solve(problem, options, ws)
     source = _source(G, problem, ws, reuse_precond)

@@ -249,8 +249,8 @@ class Iteration:
             steps=state.steps,
             products={"square": done.square - before.square, "columns": done.columns - before.columns},
             resume=None if resume is None else lambda: resume(state),
-            iterate=Y,
-            finish=lambda y: y * last(y) ** p,
+            iterate=Y if self.schedule.exponent < 0 else None,
+            end=self.schedule.steps[-1],
             backend=self._backend(state),
             reduced=self.reduced,
         )

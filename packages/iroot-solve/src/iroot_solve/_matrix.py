@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from iroot_kernels import precision, symmetric_rank_k
 from iroot_precond import (
     Congruence,
     aol_scaling,
@@ -38,6 +39,17 @@ from iroot_solve._transpose import plus_transpose
 # From this size on row sums are too loose, and a few Lanczos steps bound λmax better.
 TOP_SIZE, TOP_STEPS = 128, 4
 CONGRUENCES = ("jacobi", "ruiz", "aol", "row-norm")
+
+
+# A sum of n products on tensor cores, which cut off where others round, in units of n·u.
+SUM_ROUNDING = 2.0
+
+
+def _square_roundoffs(dtype: torch.dtype) -> tuple[float, float]:
+    """Of what A² and A⁴ are computed from."""
+    if dtype is torch.float64:
+        return 0.0, 0.0
+    return precision("fp16x3").unit_roundoff, precision("fp16").unit_roundoff
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,8 @@ class ScaledMatrix:
     def tighten(self) -> None:
         """Bounds that cost passes over the matrix: row sums, or what the preconditioner setting asks for.
 
-        A congruence bounds λmax(A) ≤ λmax(D·A·D)·max d⁻²."""
+        A congruence bounds λmax(A) ≤ λmax(D·A·D)·max d⁻².
+        """
         S, config, mode = self.matrix(self.problem.storage), self.config, self.config.mode
         generator = torch.Generator().manual_seed(self.seed)
         T = self.ws.buffer(f"T {S.dtype}", S.shape, S.dtype, S.device)
@@ -208,10 +221,41 @@ class ScaledMatrix:
     def factor_ends(self) -> tuple[Tensor, Tensor]:
         """(near λmin from above, near λmax from below) of A_s, from `ends`.
 
-        `upper` of a larger matrix gains a few Lanczos steps.
+        `upper` of a larger matrix gains a few Lanczos steps; on a device two squares, which are fewer calls.
         """
         low, high = ends(self.matrix(self.problem.storage), self.ws, self.seed)
-        return low, self.ritz(TOP_STEPS)[1].double() if self.problem.n >= TOP_SIZE else high
+        if self.problem.n < TOP_SIZE:
+            return low, high
+        if self.problem.A.device.type == "cpu":
+            return low, self.ritz(TOP_STEPS)[1].double()
+        self.bound_by_squares()
+        return low, high
+
+    def bound_by_squares(self) -> float:
+        """`upper` gains ‖A_s⁴‖_F^¼, for two products, of which the second may round to 11 bits, and few calls.
+
+        A square as computed is off by δ|A||A| at most, hence by δ‖A‖_F² in norm, and ‖A‖₂² ≤ ‖A²‖_F:
+
+            ‖A_s‖₂² ≤ ‖Â₂‖₂ + δ‖A_s‖_F²,   ‖Â₂‖₂² ≤ ‖Â₄‖_F + δ'‖Â₂‖_F².
+
+        Returns:
+            What λmax is of `upper` at least: of n equal eigenvalues, the worst case, ‖A⁴‖_F^¼ = n^⅛·λ.
+        """
+        S, n = self.matrix(self.problem.storage), self.problem.n
+        A2 = self._square(S, "fp16x3", "A²")
+        A4 = self._square(A2, "fp16", "A⁴")
+        fine, coarse = (SUM_ROUNDING * n * torch.finfo(S.dtype).eps + 2 * u for u in _square_roundoffs(S.dtype))
+        first, second, fourth = (norm(A) for A in (S, A2, A4))
+        inner = second.square_().mul_(coarse).add_(fourth).sqrt_()
+        self._bound(first.square_().mul_(fine).add_(inner).sqrt_() * inflation(n, S.dtype) ** 2)
+        return 0.99 / (math.sqrt(math.sqrt(math.sqrt(n) + coarse * n) + fine * n) * inflation(n, S.dtype) ** 4)
+
+    def _square(self, S: Tensor, name: str, buffer: str) -> Tensor:
+        """S·S."""
+        out = self.ws.like(buffer, S)
+        if S.dtype is torch.float64:
+            return torch.bmm(S, S, out=out)
+        return symmetric_rank_k(S, precision=name, out=out, workspace=self.ws)
 
     def blank(self) -> Tensor:
         """Put zeros in place of matrices that are not finite, which factorisations refuse; `(b,)`, False for those."""

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from iroot_solve._ladder import Ledger
 from iroot_solve._lanczos import run_lanczos
-from iroot_solve._options import Options
+from iroot_solve._options import Options, require_blind
 from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem, check_dtype
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._scales import magnitude
 from iroot_solve._solve import destination, warn_of_ignored_scaling
-from iroot_solve._sums import run_chebyshev
+from iroot_solve._sums import chebyshev_fixed, run_chebyshev
 
 STRATEGIES = ("auto", "lanczos", "chebyshev")
 PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -76,17 +76,23 @@ def solve_operator(A: Any, problem: Problem, options: Options, workspace: SolveW
     _check(problem, options)
     warn_of_ignored_scaling(options, "for an operator")
     ws = SolveWorkspace() if workspace is None else workspace
+    require_blind(options, ws, options.strategy == "chebyshev")
     with torch.no_grad(), np.errstate(all="ignore"):
         ledger = Ledger.empty(destination(problem, options.out))
+        report, operator = Report(problem, options, ws, ledger), Operator(A, problem, options.damping.ridge)
         if problem.empty:
             ledger.Z.zero_()
             ledger.codes[:], ledger.error[:] = Status.converged, 0.0
+        elif options.blind and options.strategy == "chebyshev":
+            return _blind(operator, report)
         else:
-            _solve(Operator(A, problem, options.damping.ridge), problem, options, ledger, ws)
-        return Report(problem, options, ws, ledger).finish()
+            _solve(operator, problem, options, ledger, ws)
+        return report.finish()
 
 
 def _check(problem: Problem, options: Options) -> None:
+    if options.deferred:
+        raise ValueError("verify='deferred' does not apply to an operator: its error is found while it runs")
     if problem.B is None:
         raise ValueError("A is an operator: its root has no entries; pass B")
     if options.strategy not in STRATEGIES:
@@ -104,12 +110,30 @@ def _check(problem: Problem, options: Options) -> None:
         raise ValueError("strategy='chebyshev' for an operator needs lambda_max, kappa_max and a negative exponent")
 
 
-def _solve(A: Operator, problem: Problem, options: Options, ledger: Ledger, ws: Workspace) -> None:
+def _scaled(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """2^-f·B with entries of at most 1, f, and which are finite; the others are 0."""
     assert problem.B is not None
     size = magnitude(problem.B)
     fine = size.isfinite()
     f = torch.frexp(torch.where(fine, size, 1.0)).exponent
-    B = scale_by_power_of_two(problem.B.to(problem.storage), f).masked_fill(~fine[:, None, None], 0.0)
+    return scale_by_power_of_two(problem.B.to(problem.storage), f).masked_fill(~fine[:, None, None], 0.0), f, fine
+
+
+def _blind(A: Operator, report: Report) -> SolveResult:
+    """As many terms as the promised spectrum needs; nothing is read, and nothing is known of the error."""
+    problem, options, ledger = report.problem, report.options, report.ledger
+    B, f, fine = _scaled(problem)
+    low, high = _promised(options)
+    outcome = chebyshev_fixed(A, B, problem.exponent, low, high, problem.tol, report.ws)
+    ledger.account(outcome)
+    ledger.Z.copy_(ldexp(outcome.Z, f[:, None, None])).masked_fill_(~fine[:, None, None], torch.nan)
+    numbers = torch.full((6, problem.count), torch.nan, dtype=torch.float64, device=f.device)
+    numbers[5] = options.damping.ridge
+    return report.result(torch.full_like(f, Status.unverified, dtype=torch.int8), numbers)
+
+
+def _solve(A: Operator, problem: Problem, options: Options, ledger: Ledger, ws: Workspace) -> None:
+    B, f, fine = _scaled(problem)
     outcome = _run(A, B, problem, options, ws)
     ledger.Z.copy_(ldexp(outcome.Z, f[:, None, None]))
     assert outcome.error is not None
@@ -129,6 +153,11 @@ def _run(A: Operator, B: Tensor, problem: Problem, options: Options, ws: Workspa
     name = PRECISIONS[problem.dtype]
     if options.strategy != "chebyshev":
         return run_lanczos(A, B, problem.exponent, problem.tol, ws, name=name)
-    assert options.lambda_max is not None and options.kappa_max is not None
-    low, high = options.lambda_max / options.kappa_max, options.lambda_max
+    low, high = _promised(options)
     return run_chebyshev(A, B, problem.exponent, low, high, problem.tol, ws, name=name)
+
+
+def _promised(options: Options) -> tuple[float, float]:
+    """The ends of the spectrum."""
+    assert options.lambda_max is not None and options.kappa_max is not None
+    return options.lambda_max / options.kappa_max, options.lambda_max

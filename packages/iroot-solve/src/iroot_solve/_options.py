@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from iroot_kernels import quadratics
+from iroot_kernels import Workspace, quadratics
 from torch import Tensor
 
 from iroot_solve._config import PrecondConfig, ScheduleConfig
@@ -15,14 +15,16 @@ from iroot_solve._problem import Problem
 ON_FAILURE = ("raise", "warn", "nan")
 ON_SINGULAR = ("error", "pinv")
 LOOKS = ("auto", "lanczos", "cholesky", "none")
+DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc")
 
 
 @dataclass(frozen=True)
 class Options:
     """See `solve_spd` for what each of them means.
 
-    Two are not the caller's: `quiet` is for a part of a batch, whose warning is the whole's; `look` says how the ends
-    of the spectrum are found where they are looked for, and is for studies of that.
+    `deferred` is verify="deferred", with `verify` off. Two are not the caller's: `quiet` is for a part of a batch,
+    whose warning is the whole's; `look` says how the ends of the spectrum are found where they are looked for, and is
+    for studies of that.
     """
 
     damping: Damping = Damping()
@@ -36,6 +38,7 @@ class Options:
     precision: str = "auto"
     on_failure: str = "raise"
     verify: bool = True
+    deferred: bool = False
     fallback: bool = True
     quiet: bool = False
     on_singular: str = "error"
@@ -57,6 +60,8 @@ class Options:
             raise ValueError(f"strategy={self.strategy!r} does not apply to on_singular='pinv'; auto and eigh do")
         if self.blind and self.strategy == "lanczos":
             raise ValueError("strategy='lanczos' reads numbers back while it runs: it cannot go without verify")
+        if self.deferred:
+            self._check_deferred()
         if self.kappa_max is not None and not self.kappa_max >= 1:
             raise ValueError(f"kappa_max={self.kappa_max!r} must be ≥ 1: a promised bound of λmax/λmin")
         if self.lambda_max is not None and not self.lambda_max > 0:
@@ -65,6 +70,17 @@ class Options:
             quadratics(self.abc_t)  # raises unless it is (T, 3)
         if self.expected_reuse < 1:
             raise ValueError(f"expected_reuse={self.expected_reuse!r} must be ≥ 1")
+
+    def _check_deferred(self) -> None:
+        """What is not read cannot be acted on."""
+        if not self.blind:
+            raise ValueError(
+                "verify='deferred' reads nothing: it needs a promised kappa_max, on_failure='nan' and no pseudo-inverse"
+            )
+        if self.strategy not in DEFERRABLE:
+            raise ValueError(
+                f"strategy={self.strategy!r} cannot be verified later; those that can: {', '.join(DEFERRABLE)}"
+            )
 
     @property
     def l_target(self) -> float:
@@ -92,8 +108,27 @@ class Options:
 
     @property
     def blind(self) -> bool:
-        """Nothing is read back: a promised condition, no certificate, failures left as NaN."""
-        return not self.verify and self.kappa_max is not None and self.on_failure == "nan"
+        """Nothing is read back: a promised condition, no certificate or a deferred one, failures left as NaN."""
+        promised = self.kappa_max is not None and self.on_failure == "nan" and not self.pinv
+        return promised and not self.verify
+
+
+def require_blind(options: Options, ws: Workspace, possible: bool = True) -> None:
+    """ValueError where a graph is being recorded of a call that would read numbers back.
+
+    Args:
+        options: Of the call.
+        ws: Knows of the graph.
+        possible: There is a way to do without.
+    """
+    if not ws.recording:
+        return
+    if not possible:
+        raise ValueError("a recorded call reads nothing back, and this solver does")
+    if not options.blind:
+        raise ValueError(
+            "a recorded call reads nothing back: pass kappa_max=…, on_failure='nan', and verify='deferred' or False"
+        )
 
 
 def merge_ridges(ridge_rel: float, precond: PrecondConfig | None) -> tuple[float, PrecondConfig]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
+from iroot_coeffs import Step
 from iroot_kernels import Workspace
 from torch import Tensor
 
@@ -30,8 +30,7 @@ class Outcome:
         lowest: `(b,)` estimate of λmin, where the strategy has one.
         highest: `(b,)` λmax to rounding, where the strategy found it.
         resume: Goes on from before the last step, for a spectrum whose lower end is smaller than planned.
-        iterate: Y before the last step of an iteration.
-        finish: What that step makes of an eigenvalue of it.
+        iterate, end: Y before the last step of an iteration for a negative exponent, and that step.
         error: `(b,)` float64, the relative error of Z as the strategy estimates it.
         again: The same for another right-hand side (`None`: the root itself), from what `holds` holds. It knows no
             workspace, but is given one.
@@ -53,7 +52,7 @@ class Outcome:
     highest: Tensor | None = None
     resume: Callable[[], Outcome | None] | None = None
     iterate: Tensor | None = None
-    finish: Callable[[Any], Any] | None = None
+    end: Step | None = None
     error: Tensor | None = None
     again: Callable[[Workspace, Tensor | None], Outcome] | None = None
     holds: tuple[Tensor, ...] = ()

@@ -82,7 +82,7 @@ def _applies(problem: Problem, options: Options) -> bool:
     asked = options.pinv or options.abc_t is not None or options.precision != "auto" or options.expected_reuse > 1
     promised = options.kappa_max is not None or options.lambda_max is not None or options.precond.mode != "none"
     fits = problem.A.device.type == "cpu" and problem.gram is None and problem.storage is torch.float32
-    reachable = problem.tol >= 2 * problem.unit_roundoff
+    reachable = problem.reachable_tol > 0
     return fits and reachable and options.verify and not asked and not promised
 
 

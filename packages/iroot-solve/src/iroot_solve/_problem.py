@@ -106,6 +106,11 @@ class Problem:
         return torch.finfo(self.dtype).eps / 2
 
     @property
+    def reachable_tol(self) -> float:
+        """tol, or −1 where rounding of the answer to its dtype alone exceeds it."""
+        return self.tol if self.tol >= 2 * self.unit_roundoff else -1.0
+
+    @property
     def empty(self) -> bool:
         return self.A.numel() == 0 or self.columns == 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,8 +52,7 @@ class Report:
         ledger, problem = self.ledger, self.problem
         found: Array = np.full_like(ledger.codes, Status.unverified)
         if self.options.verify:
-            limit = problem.tol if problem.tol >= 2 * problem.unit_roundoff else -1.0
-            found = np.where(ledger.error <= limit, CONVERGED, STAGNATED)
+            found = np.where(ledger.error <= problem.reachable_tol, CONVERGED, STAGNATED)
         ledger.codes = np.where(ledger.codes >= FIRST_WITHOUT, ledger.codes, found)
 
     def _blank(self, rows: Array) -> None:
@@ -65,22 +64,13 @@ class Report:
         if rows.any():
             self.ledger.Z[torch.from_numpy(np.flatnonzero(rows)).to(self.ledger.Z.device)] = torch.nan
 
-    def result(self) -> SolveResult:
-        """The result as the ledger stands."""
+    def result(self, codes: Tensor | None = None, numbers: Tensor | None = None) -> SolveResult:
+        """The result as the ledger stands; `codes` `(b,)` and `numbers` `(6, b)` where they were never read."""
         ledger, batch = self.ledger, self.problem.batch
-        error, residual = (
-            (ledger.error, ledger.residual) if self.options.verify else np.full((2, self.problem.count), np.nan)
-        )
-        held = (error, residual, ledger.amplification, ledger.lambda_max, ledger.lambda_min, ledger.ridge)
-        tensors = unshape(self._on_device(np.stack(held)), batch).unbind(0)
-        stats = SolveStats(
-            status_code=unshape(self._on_device(ledger.codes), batch),
-            error=tensors[0],
-            residual=tensors[1],
-            amplification=tensors[2],
-            lambda_max=tensors[3],
-            lambda_min=tensors[4],
-            ridge=tensors[5],
+        stats = SolveStats.of(
+            batch,
+            self._on_device(ledger.codes) if codes is None else codes,
+            self._on_device(self._numbers()) if numbers is None else numbers,
             strategy=ledger.strategy,
             precision=ledger.precision,
             backend=ledger.backend,
@@ -102,20 +92,17 @@ class Report:
             return self.problem.restore(Z)
         return out if out.data_ptr() == Z.data_ptr() else out.copy_(Z.view(out.shape))
 
+    def _numbers(self) -> Array:
+        """What the ledger knows of every matrix, `(6, b)`."""
+        ledger = self.ledger
+        error, residual = ledger.error, ledger.residual
+        if not self.options.verify:
+            error, residual = np.full((2, self.problem.count), np.nan)
+        held = (error, residual, ledger.amplification, ledger.lambda_max, ledger.lambda_min, ledger.ridge)
+        found: Array = np.stack(held)
+        return found
+
     def _on_device(self, values: Array) -> Tensor:
         """Beside Z, and the host does not wait for it."""
         tensor, device = torch.from_numpy(values), self.ledger.Z.device
         return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-    def blind(self, case: Case) -> SolveResult:
-        """The result where nothing was read: what is known of the spectrum stays on the device."""
-        result, matrix = self.result(), case.matrix
-        assert case.ends is not None
-        batch = self.problem.batch
-        stats = replace(
-            result.stats,
-            lambda_max=unshape(torch.ldexp(matrix.upper, matrix.exponent), batch),
-            lambda_min=unshape(torch.ldexp(case.ends[0].double(), matrix.exponent), batch),
-            ridge=unshape(matrix.ridge, batch),
-        )
-        return result._replace(stats=stats)

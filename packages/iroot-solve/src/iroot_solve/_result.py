@@ -12,7 +12,11 @@ import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
+from iroot_solve._replay import Replay
+
 T = TypeVar("T")
+R = TypeVar("R")
+NUMBERS = ("error", "residual", "amplification", "lambda_max", "lambda_min", "ridge")
 
 
 class Status(enum.IntEnum):
@@ -72,6 +76,12 @@ class SolveStats:
     cut: Tensor | None = None
     rank: Tensor | None = None
 
+    @classmethod
+    def of(cls, batch: torch.Size, codes: Tensor, numbers: Tensor, **facts: Any) -> SolveStats:
+        """From codes `(b,)` and the six `NUMBERS` `(6, b)`, in the shape of the batch."""
+        named: dict[str, Any] = dict(zip(NUMBERS, unshape(numbers, batch).unbind(0), strict=True))
+        return cls(status_code=unshape(codes, batch), **named, **facts)
+
     @property
     def kappa_proxy(self) -> Tensor:
         """lambda_max/lambda_min; infinite where λmin ≤ 0."""
@@ -119,9 +129,36 @@ class SolveWorkspace(Workspace):
         super().__init__()
         self._kept: dict[str, tuple[ref[Tensor], object, Any]] = {}
 
+    def capture(self, solver: Callable[..., R], *tensors: Tensor | None, **settings: Any) -> Replay[R]:
+        """Record one call, to be replayed on new numbers of the same shapes: on a GPU as a CUDA graph.
+
+        Args:
+            solver: `solve_spd`, `solve_gram_spd`, `apply_inverse_root_gram_rhs_spd`, or `orthogonalize` with a
+                `schedule`.
+            *tensors: Its tensors, by place; the replay works on copies of them.
+            **settings: Its keyword arguments. The call must read nothing back: `kappa_max=…`, `on_failure="nan"`, and
+                `verify="deferred"` or `verify=False` (see `solve_spd`); a schedule for `orthogonalize`.
+
+        Returns:
+            The recorded call. It works in this workspace, which is then for it alone. Cost: three calls.
+
+        Raises:
+            ValueError: The call would read numbers back, which a graph cannot.
+
+        Examples:
+            >>> import torch
+            >>> from iroot_solve import SolveWorkspace, solve_spd
+            >>> settings = {"p_val": 2, "kappa_max": 10.0, "verify": "deferred", "on_failure": "nan"}
+            >>> root = SolveWorkspace().capture(solve_spd, torch.eye(2), None, **settings)
+            >>> result = root(torch.tensor([[4.0, 0.0], [0.0, 9.0]]), None)
+            >>> bool(result.stats.converged), round(float(result.Z[1, 1]), 4)
+            (True, 0.3333)
+        """
+        return Replay(solver, tensors, self, settings)
+
     def keep(self, name: str, owner: Tensor, settings: Hashable, make: Callable[[], T], reuse: bool) -> T:
-        """What `make` returns, or what it returned for this very `owner` and `settings` last time."""
-        if not reuse:
+        """What `make` returns, or what it returned for this very `owner` and `settings` last time; a graph makes it."""
+        if not reuse or self.recording:
             self._kept.pop(name, None)
             return make()
         kept: T | None = self.kept(name, owner, settings)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
-from iroot_solve._result import SolveResult, SolveWorkspace, Status, unshape
+from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._task import TRUNCATION_SHARE
 
 # Larger ones are padded to 128 × 128, where batched symmetric products were faster on an H200.
@@ -42,7 +43,9 @@ SHARE = 0.8
 ROUNDING = 4e-8
 # Right-hand sides of one program follow one another: many of them for few matrices are for a product of their own.
 MOST_COLUMNS, MANY = 1024, 128
-LEAST_RIDGE, ASYMMETRIC = 2.0**-126, 2
+# Bits of the kernel's status.
+NONFINITE, ASYMMETRIC = 1, 2
+LEAST_RIDGE = 2.0**-126
 
 Usual = Callable[[Problem, Options, SolveWorkspace, Tensor], SolveResult]
 
@@ -63,7 +66,7 @@ def small(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, usu
     ledger = _account(Ledger.empty(Z), schedule)
     if options.blind:
         ledger.products = _work(root, len(schedule), problem)
-        return _blind(Report(problem, options, ws, ledger), found, ridge)
+        return _blind(Report(problem, options, ws, ledger), found, ridge, options.deferred)
     good = _note(ledger, found, ridge, problem.tol)
     if good is None or not good.any():
         return None
@@ -80,7 +83,7 @@ def _applies(problem: Problem, options: Options) -> bool:
     verified = options.verify or options.blind
     fits = problem.gram is None and problem.storage is torch.float32
     shapes = fits_on_chip(problem.n, problem.columns, problem.count, problem.exponent)
-    reachable = problem.tol >= 2 * problem.unit_roundoff and options.strategy == "auto" and options.lambda_max is None
+    reachable = problem.reachable_tol > 0 and options.strategy == "auto" and options.lambda_max is None
     plain = options.precond.mode == "none" and options.look == "auto"
     sure = options.fallback or _safely_blind(problem, options)
     good = fits and shapes and reachable and plain and verified and sure and not asked
@@ -141,8 +144,13 @@ def _note(ledger: Ledger, found: SmallResult, ridge: Tensor | None, tol: float) 
     ledger.steps = int(steps.max())
     if (status.astype(int) & ASYMMETRIC).any():
         return None
-    good: Array = (status == 0) & (error <= SHARE * tol) & ((added == 0) | (added >= LEAST_RIDGE))
+    good: Array = _sure(status, error, added, tol)
     return good
+
+
+def _sure(status: Any, error: Any, added: Any, tol: float) -> Any:
+    """Which answers need no second look; arrays or tensors."""
+    return (status == 0) & (error <= SHARE * tol) & ((added == 0) | (added >= LEAST_RIDGE))
 
 
 def _finish(problem: Problem, options: Options, ledger: Ledger, rows: Array, usual: Usual) -> None:
@@ -164,11 +172,22 @@ def _finish(problem: Problem, options: Options, ledger: Ledger, rows: Array, usu
     ledger.fallbacks = [f"{stats.strategy} in {stats.precision} for {rows.size} of {problem.count}", *stats.fallbacks]
 
 
-def _blind(report: Report, found: SmallResult, ridge: Tensor | None) -> SolveResult:
-    """What is known stays on the device; a matrix that was not finished is NaN."""
-    report.ledger.codes[:] = Status.unverified
-    result, batch = report.result(), report.problem.batch
+def _blind(report: Report, found: SmallResult, ridge: Tensor | None, deferred: bool) -> SolveResult:
+    """What is known stays on the device; a matrix that was not finished (deferred: misses the tolerance) is NaN."""
+    ledger, problem = report.ledger, report.problem
     added = torch.zeros_like(found.bound) if ridge is None else ridge
-    bound, low, added = (unshape(value.double(), batch) for value in (found.bound, found.low, added))
-    stats = replace(result.stats, lambda_max=bound, lambda_min=low, ridge=added)
-    return result._replace(stats=stats)
+    known = (found.error, found.residual, found.amplification)
+    if deferred:
+        codes = _codes(found, _sure(found.status, found.error, added, problem.tol))
+        ledger.Z.masked_fill_((codes != Status.converged)[:, None, None], torch.nan)
+    else:
+        codes = torch.full_like(found.status, Status.unverified, dtype=torch.int8)
+        known = (torch.full_like(found.error, torch.nan),) * 3
+    numbers = torch.stack([number.double() for number in (*known, found.bound, found.low, added)])
+    return report.result(codes, numbers)
+
+
+def _codes(found: SmallResult, good: Tensor) -> Tensor:
+    """`Status`, int8."""
+    codes = torch.where(good, int(Status.converged), int(Status.stagnated))
+    return torch.where((found.status & NONFINITE) > 0, int(Status.nonfinite_input), codes).to(torch.int8)

@@ -11,13 +11,13 @@ import torch
 from iroot_kernels import precision
 from torch import Tensor
 
+from iroot_solve._blind import solve_blind
 from iroot_solve._case import Case, task_of
 from iroot_solve._certificate import Array
-from iroot_solve._choose import ITERATIONS, choose
 from iroot_solve._errors import PreconditionerIgnoredWarning
 from iroot_solve._ladder import Ledger, settle
 from iroot_solve._matrix import CONGRUENCES
-from iroot_solve._options import Options
+from iroot_solve._options import Options, require_blind
 from iroot_solve._plain import plain
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
@@ -34,13 +34,11 @@ from iroot_solve._spectrum import (
     wants_ritz,
 )
 
-# λmax of a normalised matrix, as a share of its Lanczos bound: 1.2–1.3 was seen, and scaling to [1/2, 1) adds up to 2.
-BLIND_SHARE = 0.35
-
 
 def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) -> SolveResult:
     """The solver behind every public function for symmetric positive definite matrices."""
     ws = SolveWorkspace() if workspace is None else workspace
+    require_blind(options, ws)
     # On the host as on the device: overflow is infinity, and infinity is no answer.
     with torch.no_grad(), _without_autocast(problem.A.device.type), np.errstate(all="ignore"):
         Z = destination(problem, options.out)
@@ -54,10 +52,11 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
             result = small(problem, options, ws, Z, _part)
         if result is not None:
             return result
-        ledger = Ledger.empty(Z)
-        case = Case(problem, options, ws)
         _warn_if_ignored(problem, options)
-        return _blind(case, ledger) if options.blind else _checked(case, ledger)
+        if options.blind:
+            return solve_blind(problem, options, ws, Z)
+        case, ledger = Case(problem, options, ws), Ledger.empty(Z)
+        return _checked(case, ledger)
 
 
 def _part(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
@@ -118,22 +117,6 @@ def _around(case: Case, ledger: Ledger, early: Array) -> SolveResult:
     )
     ledger.take(fine, solve(part, replace(options, on_failure="warn", quiet=True, out=None), None))
     return report.finish()
-
-
-def _blind(case: Case, ledger: Ledger) -> SolveResult:
-    """Nothing is read back: the plan follows from the promised condition number alone."""
-    case.look()
-    kappa, strategy = case.options.kappa_max, case.options.strategy
-    assert kappa is not None
-    if strategy == "auto":
-        strategy = next(name for name in ITERATIONS if name in case.task.strategies)
-    low, high = BLIND_SHARE / kappa, 1.0
-    finite = case.matrix.blank()
-    outcome = case.run(choose(case.task, low, high, strategy), low, high)
-    case.deliver(outcome, ledger.Z).masked_fill_(~finite[:, None, None], torch.nan)
-    ledger.account(outcome)
-    ledger.codes[:] = Status.unverified
-    return Report(case.problem, case.options, case.ws, ledger, case).blind(case)
 
 
 def destination(problem: Problem, out: Tensor | None) -> Tensor:

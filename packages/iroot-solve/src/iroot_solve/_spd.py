@@ -36,7 +36,7 @@ def solve_spd(
     expected_reuse: int = 1,
     precision: str = "auto",
     on_failure: str = "raise",
-    verify: bool = True,
+    verify: bool | str = True,
     fallback: bool = True,
     on_singular: str = "error",
     rcond: float | None = None,
@@ -68,7 +68,9 @@ def solve_spd(
             place are noticed, but for those through `.data`, which leave no trace; inference tensors are not kept.
         precision: auto, or one of fp64, fp32, tf32, bf16, fp16, bf16x3, fp16x3 for the products of the first attempt.
         on_failure: raise, warn, or nan (for the matrix that failed only).
-        verify: Estimate the error. Without it the status is `unverified`.
+        verify: Estimate the error. Without it the status is `unverified`. "deferred": estimate it, but wait for
+            nothing: status and error are there for whoever reads them later, what misses `tol` is NaN, and there is no
+            ladder. Needs `kappa_max` and `on_failure="nan"`; with both nothing is read without `verify`, either.
         fallback: Climb the ladder (more steps, float64, eigh) where the tolerance is missed.
         on_singular: error, or pinv for A^(-1/p) on the numerical range of a semidefinite A (0 beside it), by eigh.
         rcond: Eigenvalues up to this share of the largest count as zero; default n·u of A's dtype. `stats.cut` and
@@ -125,13 +127,15 @@ def read_options(
     abc_t: Any = None,
     schedule_config: ScheduleConfig | None = None,
     precond_config: PrecondConfig | None = None,
-    verify: bool = True,
+    verify: bool | str = True,
     fallback: bool = True,
     **settings: Any,
 ) -> Options:
     """The keyword arguments of `solve_spd`, checked and in one object."""
     relative, config = merge_ridges(ridge_rel, precond_config)
     coefficients = schedule_config or ScheduleConfig()
+    if isinstance(verify, str) and verify != "deferred":
+        raise ValueError(f"verify={verify!r} must be True, False or 'deferred'")
     if abc_t is None and coefficients.coeff_mode == "precomputed":
         abc_t, _ = build_schedule("cpu", p_val=problem.exponent.denominator, config=coefficients)
     return Options(
@@ -139,7 +143,8 @@ def read_options(
         abc_t=abc_t,
         schedule=coefficients,
         precond=config,
-        verify=verify,
-        fallback=fallback and verify,
+        verify=bool(verify) and verify != "deferred",
+        deferred=verify == "deferred",
+        fallback=fallback and bool(verify) and verify != "deferred",
         **settings,
     )

@@ -167,7 +167,7 @@ def _lows(case: Case, facts: Facts) -> Array | None:
     """Lower ends: promised, proved by a clear ridge, or estimated; `None` where nobody looked."""
     options, problem = case.options, case.problem
     if options.kappa_max is not None:
-        return (facts.upper / 2 if facts.high is None else facts.high) / options.kappa_max
+        return (case.least_share * facts.upper if facts.high is None else facts.high) / options.kappa_max
     if facts.low is None:
         return None
     positive = np.fmax(facts.low, facts.upper * SMALLEST_RATIO)

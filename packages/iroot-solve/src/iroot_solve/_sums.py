@@ -118,20 +118,29 @@ def run_cayley(
     return _outcome("cayley", found, B, exponent, kappa or high / low)
 
 
-def run_fixed(
-    strategy: str, S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
+def chebyshev_fixed(
+    action: Action, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
 ) -> Outcome:
     """The same with as many terms as [low, high] needs: nothing is read, and nothing is known of the error."""
-    share, alpha = SHARE * tol, float(exponent)
-    if strategy == "cayley":
-        terms = _cut(_cayley_coefficients(exponent, high / low), share * (high / low) ** (alpha / 2))
-        Z, _ = cayley_apply(S, B, terms, low, high, exponent=alpha, ws=ws)
-    else:
-        terms = _cut(_chebyshev_coefficients(exponent, high / low), share)
-        Z = chebyshev_apply(lambda V: torch.bmm(S, V), B, terms, low, high, exponent=alpha, ws=ws)
-    name = "fp64" if B.dtype is torch.float64 else "fp32"
-    plan = DirectSchedule(strategy, f"{strategy} in {name}: {len(terms)} terms")
-    return Outcome(Z, None, B.dtype, strategy, name, plan, len(terms), {"columns": len(terms) * B.shape[-1]})
+    terms = _cut(_chebyshev_coefficients(exponent, high / low), SHARE * tol)
+    Z = chebyshev_apply(action, B, terms, low, high, exponent=float(exponent), ws=ws)
+    return _fixed("chebyshev", Z, len(terms))
+
+
+def cayley_fixed(
+    S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
+) -> Outcome:
+    """Likewise."""
+    alpha = float(exponent)
+    terms = _cut(_cayley_coefficients(exponent, high / low), SHARE * tol * (high / low) ** (alpha / 2))
+    Z, _ = cayley_apply(S, B, terms, low, high, exponent=alpha, ws=ws)
+    return _fixed("cayley", Z, len(terms))
+
+
+def _fixed(strategy: str, Z: Tensor, terms: int) -> Outcome:
+    name = "fp64" if Z.dtype is torch.float64 else "fp32"
+    plan = DirectSchedule(strategy, f"{strategy} in {name}: {terms} terms")
+    return Outcome(Z, None, Z.dtype, strategy, name, plan, terms, {"columns": terms * Z.shape[-1]})
 
 
 def _cut(coefficients: tuple[float, ...], tol: float) -> tuple[float, ...]:

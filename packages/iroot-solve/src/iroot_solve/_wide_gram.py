@@ -112,6 +112,8 @@ def check_wide(problem: Problem, options: Options) -> None:
             f"G has {m} rows and {n} columns: GᵀG is singular without a ridge. Pass ridge > 0 (or ridge_rel), use the "
             "dual form apply_inverse_root_gram_rhs_spd where the right-hand side is Gᵀ·B, or on_singular='pinv'"
         )
+    if options.deferred:
+        raise ValueError("verify='deferred' does not apply to m < n, where an eigendecomposition is read back")
     if options.strategy not in ("auto", "eigh"):
         raise ValueError(f"strategy={options.strategy!r} does not apply to m < n; those that do: auto, eigh")
 

@@ -41,6 +41,9 @@ class Mutant:
 GRAM, REUSE, CERTIFICATE, SCALES, HYBRID = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram", "reuse", "certificate", "scales", "hybrid")
 )
+CAPTURE, COMPLETENESS, DEFERRED = (
+    f"packages/iroot-solve/tests/test_{name}.py" for name in ("capture", "completeness", "deferred")
+)
 PLAIN, SYMMETRIC = "packages/iroot-solve/tests/test_plain.py", "packages/iroot-kernels/tests/test_symmetric.py"
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
 COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
@@ -136,7 +139,23 @@ MUTANTS = (
     ),
     Mutant("certificate", f"{SOLVE_SRC}/_certificate.py", "1.0)) / s)", "1.0)))", (SOLVE,)),
     Mutant("certificate", f"{SOLVE_SRC}/_eigh.py", "left * U", "U", (SOLVE,)),
-    Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(finished < 0.5)", "(finished < -9.0)", (SOLVE,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(unfinished > 1)", "(unfinished > 1e9)", (SOLVE,)),
+    Mutant(
+        "certificate",
+        f"{SOLVE_SRC}/_completeness.py",
+        "slope = (start + 1)",
+        "slope = (start - 1)",
+        (COMPLETENESS,),
+    ),
+    Mutant(
+        "status",
+        f"{SOLVE_SRC}/_blind.py",
+        "finite & symmetric & ~zero",
+        "finite & ~zero",
+        (DEFERRED,),
+    ),
+    Mutant("bound", f"{SOLVE_SRC}/_matrix.py", "add_(fourth).sqrt_()", "add_(fourth)", (DEFERRED,)),
+    Mutant("cache", f"{SOLVE_SRC}/_result.py", "not reuse or self.recording", "not reuse", (CAPTURE,)),
     Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(positive <= 0)", "(positive <= -9)", (SOLVE,)),
     Mutant(
         "fallback",

@@ -1,0 +1,80 @@
+"""A solve that reads nothing back: its plan follows from a promised condition number, and what is known of the result
+stays where that is.
+
+Every operation is queued, none waits, and nothing is copied from the host, so that a graph can record it. With
+`verify="deferred"` the certificate is queued as well: statuses, errors and the NaN of matrices that failed are tensors
+like Z, there for whoever reads them later. There is no ladder: no operation of it can depend on what nobody has read.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from iroot_solve._case import Case
+from iroot_solve._certificate import Certificate
+from iroot_solve._choose import choose
+from iroot_solve._ladder import Ledger
+from iroot_solve._options import Options
+from iroot_solve._outcome import Outcome
+from iroot_solve._problem import Problem
+from iroot_solve._report import Report
+from iroot_solve._result import SolveResult, SolveWorkspace, Status
+from iroot_solve._spectrum import symmetry_limit
+from iroot_solve._task import Candidate
+
+# A normalised bound lies in [1/2, 1).
+NORMALISED = 0.5
+FORMS = ("direct-solve", "materialize-root")
+
+
+def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
+    """Z and what is known of it; matrices without an answer are NaN."""
+    case = Case(problem, options, ws)
+    case.look()
+    assert options.kappa_max is not None
+    low, high = NORMALISED * case.least_share / options.kappa_max, 1.0
+    finite = case.matrix.blank()
+    outcome = case.run(_candidate(case, low, high), low, high)
+    if options.deferred:
+        status, certificate = _judged(case, outcome, Z, finite)
+        Z.masked_fill_((status != Status.converged)[:, None, None], torch.nan)
+    else:
+        case.deliver(outcome, Z).masked_fill_(~finite[:, None, None], torch.nan)
+        status = torch.full_like(finite, Status.unverified, dtype=torch.int8)
+        certificate = Certificate(*torch.full_like(case.matrix.upper, math.nan).expand(3, -1))
+    ledger = Ledger.empty(Z)
+    ledger.account(outcome)
+    return Report(problem, options, ws, ledger, case).result(status, torch.stack((*certificate, *_ends(case))))
+
+
+def _candidate(case: Case, low: float, high: float) -> Candidate:
+    """Of the caller's strategy, or of the cheaper form of the iteration."""
+    task, strategy = case.task, case.options.strategy
+    names = [strategy] if strategy != "auto" else [name for name in FORMS if name in task.strategies] or ["eigh"]
+    found = [choose(task, low, high, name) for name in names]
+    return min(found, key=lambda candidate: (not task.meets(candidate.error), candidate.milliseconds))
+
+
+def _judged(case: Case, outcome: Outcome, Z: Tensor, finite: Tensor) -> tuple[Tensor, Certificate]:
+    """`Status` `(b,)` int8, and the certificate: of the matrix as `solve` would have refused it, too."""
+    matrix, problem = case.matrix, case.problem
+    found = case.certify_unread(outcome, Z).certificate
+    if matrix.scales.right is not None:
+        finite = finite & matrix.scales.right.isfinite()
+    zero = (matrix.upper == 0) & (problem.exponent < 0)
+    symmetric = matrix.defect <= symmetry_limit(problem)
+    error = torch.where(finite & symmetric & ~zero, found.error, math.inf)
+    status = torch.where(error <= problem.reachable_tol, int(Status.converged), int(Status.stagnated))
+    status = torch.where(zero, int(Status.singular), status)
+    status = torch.where(finite, status, int(Status.nonfinite_input)).to(torch.int8)
+    return status, found._replace(error=error)
+
+
+def _ends(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """(bound of λmax, estimate of λmin, ridge) in units of A; NaN where nobody looked."""
+    matrix = case.matrix
+    low = torch.full_like(matrix.upper, math.nan) if case.ends is None else case.ends[0].double()
+    return torch.ldexp(matrix.upper, matrix.exponent), torch.ldexp(low, matrix.exponent), matrix.ridge
