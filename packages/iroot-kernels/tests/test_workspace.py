@@ -37,3 +37,20 @@ def test_the_recorder_of_allocations_sees_one(allocations):
     with allocations(9) as seen:
         torch.ones(3, 3).view(9).add_(1)
     assert len(seen.made) == 1
+
+
+def test_constants_are_held_while_a_graph_is_recorded_and_only_then(monkeypatch):
+    ws, first, second, third = Workspace(), object(), object(), object()
+    assert ws.hold(first) is first and ws._held == [] and not ws.recording
+    ws.recording = True
+    assert ws.hold(second) is second and ws._held == [second]
+    ws.recording = False
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert ws.recording and ws.hold(third) is third and ws._held == [second, third]
+
+
+def test_all_buffers_can_be_had():
+    ws = Workspace()
+    found = {ws.buffer(name, (2, 2), torch.float32, "cpu") for name in "XYZ"}
+    assert set(ws.buffers) == found

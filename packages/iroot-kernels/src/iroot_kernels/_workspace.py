@@ -11,14 +11,14 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+def _is_initialized() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 class Workspace:
     """Buffers by name. A buffer is made when first asked for and again only when shape, dtype or device change.
 
     A workspace belongs to one caller at a time; results that are views of it are valid until its next use.
-
-    Attributes:
-        recording: A graph is being recorded that will work in these buffers: constants on the device that it reads are
-            held, too (`hold`).
 
     Examples:
         >>> import torch
@@ -32,7 +32,19 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._held: list[object] = []
-        self.recording = False
+        self._recording = False
+
+    @property
+    def recording(self) -> bool:
+        """A graph is being recorded that will work in these buffers: constants that it reads are held, too (`hold`).
+
+        Set by who records; on a GPU true by itself while the current stream is captured.
+        """
+        return self._recording or (_is_initialized() and torch.cuda.is_current_stream_capturing())
+
+    @recording.setter
+    def recording(self, value: bool) -> None:
+        self._recording = value
 
     def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """The buffer called `name`, uninitialised where it is new."""

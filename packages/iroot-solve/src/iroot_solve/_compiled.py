@@ -1,7 +1,8 @@
-"""The solver as an operator of torch, `torch.ops.iroot.solve`: who knows the shape of Z need not look inside.
+"""The solver as operators of torch: who knows the shapes of what comes back need not look inside.
 
-`inverse_root` and `inverse_root_apply` become it where they are compiled, so that `torch.compile(fullgraph=True)` goes
-through them; what runs is the same solve.
+`inverse_root` and `inverse_root_apply` become `torch.ops.iroot.solve` where they are compiled, and `solve_spd` becomes
+`torch.ops.iroot.solve_with_stats` (`_traced`), so that `torch.compile(fullgraph=True)` goes through them; what runs is
+the same solve.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from iroot_solve._problem import read_problem
+from iroot_solve._result import NUMBERS
 from iroot_solve._spd import solve_spd
 
 # What an operator's schema can hold.
@@ -48,7 +50,7 @@ def solve_op(
         precision=precision,
         on_failure=on_failure,
         verify=verify,
-    ).Z
+    ).Z.contiguous()
 
 
 @solve_op.register_fake
@@ -56,6 +58,49 @@ def _shape(A: Tensor, B: Tensor | None, numerator: int, denominator: int, *setti
     """An empty Z."""
     problem = read_problem(A, B, p_val=None, exponent=Fraction(numerator, denominator), tol=None)
     return A.new_empty(problem.shape)
+
+
+@torch.library.custom_op("iroot::solve_with_stats", mutates_args=())
+def solve_with_stats_op(
+    A: Tensor,
+    B: Optional[Tensor],  # noqa: UP045
+    numerator: int,
+    denominator: int,
+    tol: Optional[float] = None,  # noqa: UP045
+    ridge: float = 0.0,
+    ridge_rel: float = 0.0,
+    kappa_max: Optional[float] = None,  # noqa: UP045
+    strategy: str = "auto",
+    precision: str = "auto",
+    on_failure: str = "raise",
+    verify: str = "True",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Z of `solve_spd`, `status_code`, and the numbers of its stats `(6, …)`."""
+    Z, _, stats, _ = solve_spd(
+        A,
+        B,
+        exponent=Fraction(numerator, denominator),
+        tol=tol,
+        ridge=ridge,
+        ridge_rel=ridge_rel,
+        kappa_max=kappa_max,
+        strategy=strategy,
+        precision=precision,
+        on_failure=on_failure,
+        verify={"True": True, "False": False}.get(verify, verify),
+    )
+    # Contiguous tensors of their own: where one A serves a batch of right-hand sides there are expansions.
+    return Z.contiguous(), stats.status_code.clone(), torch.stack([getattr(stats, name) for name in NUMBERS])
+
+
+@solve_with_stats_op.register_fake
+def _shapes(
+    A: Tensor, B: Tensor | None, numerator: int, denominator: int, *settings: Any, **more: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty ones."""
+    problem = read_problem(A, B, p_val=None, exponent=Fraction(numerator, denominator), tol=None)
+    codes = A.new_empty(problem.batch, dtype=torch.int8)
+    return A.new_empty(problem.shape), codes, A.new_empty((6, *problem.batch), dtype=torch.float64)
 
 
 def compiled(A: Tensor, B: Tensor | None, p: int, settings: dict[str, Any]) -> Tensor:

@@ -231,7 +231,6 @@ class Iteration:
     ) -> Outcome:
         """The outcome, with the work done since `before`; Y is that before the last step, `size` is ‖X‖_F."""
         assert Z is not None and state.last is not None
-        last, p = state.last, self.schedule.p
         done = _Work.of(state.products)
         return Outcome(
             Z=Z,

@@ -87,16 +87,21 @@ def orthogonalize(
             1e-2 (16-bit). Rounding of the output to its dtype is not counted.
         schedule: Take exactly these steps instead, without a certificate or any wait for the device: a name ("muon",
             "polar-express", "cans", "newton-schulz", "newton-schulz-5"), an `iroot_coeffs.Schedule` for p = 2, or
-            `(T, 3)` rows (a, b, c) of σ ↦ a·σ + b·σ³ + c·σ⁵. G is divided by its Frobenius norm first.
+            `(T, 3)` rows (a, b, c) of σ ↦ a·σ + b·σ³ + c·σ⁵. G is divided by its Frobenius norm first. A second call
+            with the same workspace can be captured in a CUDA graph, which works in it: keep it, for nothing else.
         steps: How many of them; the last one is repeated if there are fewer.
         rtol: Singular values up to this share of the largest count as zero. Default max(m, n)·u, u of float64 for
             float64 and of float32 for all others.
-        precision: auto (float64, or float32 and then float64 where that is not enough), or a name of
-            `iroot_kernels.PRECISIONS`, e.g. "bf16": products only, the iterates are float32.
+        precision: auto, or a name of `iroot_kernels.PRECISIONS`, e.g. "bf16": products only, the iterates are float32.
+            auto is float64 for float64, else float32 and then float64 where that is not enough; on a GPU with symmetric
+            products "fp16x3" in place of float32, and for the steps of a schedule on 16-bit numbers "fp16": the
+            iterates have 16 bits then, too (as they do in any one plane by name). That rounds an eighth of what
+            bfloat16 does; beside a float16 result it shows.
         workspace: Buffers to reuse.
         on_failure: raise, warn, or nan (that matrix only).
         seed: Of the probes.
-        strategy: plain (XᵀX in every step), gram (once for several steps), eigh (of GᵀG), svd; auto chooses.
+        strategy: plain (XᵀX in every step), gram (once for several steps), eigh (of GᵀG), svd; auto chooses, for a
+            schedule between the first two on a GPU with symmetric products, and plain elsewhere.
         return_stats: Return `(U, stats)`.
 
     Returns:
@@ -126,6 +131,8 @@ def orthogonalize(
     if polynomials is not None:
         check_fixed(problem, tol, rtol)
     ws = Workspace() if workspace is None else workspace
+    if ws.recording and polynomials is None:
+        raise ValueError("a recorded call reads nothing back: pass a schedule, whose steps are taken without a look")
     U, flat = problem.destination()
     ledger = PolarLedger.empty(flat, problem.G.shape[0])
     with torch.no_grad(), torch.autocast(G.device.type, enabled=False), np.errstate(all="ignore"):
@@ -159,9 +166,7 @@ def _finish(problem: PolarProblem, ledger: PolarLedger, U: Tensor) -> PolarResul
 
 def _stats(problem: PolarProblem, ledger: PolarLedger, device: torch.device) -> PolarStats:
     def shaped(values: Any) -> Tensor:
-        tensor = torch.from_numpy(values)
-        on_device = tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-        return unshape(on_device, problem.batch)
+        return unshape(_on_device(values, device), problem.batch)
 
     return PolarStats(
         status_code=shaped(ledger.codes),
@@ -170,10 +175,22 @@ def _stats(problem: PolarProblem, ledger: PolarLedger, device: torch.device) -> 
         rank=shaped(ledger.rank),
         strategy=ledger.strategy,
         precision=ledger.precision,
+        backend=ledger.backend,
         products=ledger.products,
         steps=ledger.steps,
         fallbacks=tuple(ledger.fallbacks),
     )
+
+
+def _on_device(values: Any, device: torch.device) -> Tensor:
+    """An array on a device. One number for all matrices is made there: of given steps nothing is copied to it, so that
+    they can be captured in a graph."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cpu":
+        return tensor
+    if np.array_equal(values, np.broadcast_to(values[:1], values.shape), equal_nan=True):
+        return torch.full(values.shape, values[:1].sum().item(), dtype=tensor.dtype, device=device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _error(problem: PolarProblem, ledger: PolarLedger, result: PolarResult) -> IrootError:

@@ -31,6 +31,7 @@ import torch
 from iroot_kernels import Products, Workspace
 from torch import Tensor
 
+from iroot_solve._polar_products import best
 from iroot_solve._scales import norm
 from iroot_solve._thin import thin
 
@@ -79,7 +80,7 @@ def measure_full_rank(G: Tensor, X: Tensor, ws: Workspace, seed: int) -> PolarMe
 def _inverse_root(G: Tensor, X: Tensor, ws: Workspace) -> tuple[Tensor, Tensor]:
     """C `(b, n, n)` with C·Cᵀ = H⁻¹, as precise as X, and where H is positive definite; C = I elsewhere."""
     b, _, n = X.shape
-    exact = Products("fp64" if X.dtype is torch.float64 else "fp32", ws)
+    exact = Products("fp64" if X.dtype is torch.float64 else best(X.device, n), ws)
     H = exact(X.mT, G, out=ws.buffer("polar H", (b, n, n), X.dtype, X.device))
     L, info = torch.linalg.cholesky_ex((H + H.mT).mul_(0.5))
     fine = (info == 0) & L.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)

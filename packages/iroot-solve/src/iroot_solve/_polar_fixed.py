@@ -3,6 +3,10 @@
 Each method divides G by its Frobenius norm, so that its singular values lie in (0, 1], and moves them by
 σ ↦ σ·q_1(σ²) ↦ …. Here G is scaled by a power of two and the factor f = ‖2^-g·G‖_F that is left is folded into the
 first step, X·q_1(XᵀX/f²)/f: the numbers passed are not rounded.
+
+Where symmetric products are halves, 16-bit numbers are multiplied in one plane of fp16 and held in it
+(`_polar_planes`): 11 bits in every step, of which a bfloat16 result keeps 8. To a float16 result, 11 bits as well, they
+add errors of the size of its own rounding times what the steps lift. float32 is multiplied in two planes, 22 bits.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from iroot_precond import binary_exponent, scale_by_power_of_two
 from iroot_solve._bridge import polynomial
 from iroot_solve._polar_iteration import PolarIteration, restarted
 from iroot_solve._polar_ledger import PolarLedger
+from iroot_solve._polar_planes import PlaneIteration, shortened
+from iroot_solve._polar_products import gram_from, halved
 from iroot_solve._polar_result import PolarProblem
 from iroot_solve._result import Status
 from iroot_solve._scales import norm
@@ -58,21 +64,56 @@ def _named(name: str, steps: int | None) -> tuple[Polynomial, ...]:
 
 def take_steps(problem: PolarProblem, steps: tuple[Polynomial, ...], ledger: PolarLedger, ws: Workspace) -> None:
     """Exactly these steps; zero stays zero, and what is not finite becomes NaN."""
-    name = problem.precision
-    if name == "auto":
-        name = "fp64" if problem.G.dtype is torch.float64 else "fp32"
-    G = ws.buffer("polar G", problem.G.shape, precision(name).storage, problem.G.device).copy_(problem.G)
-    G = scale_by_power_of_two(G, binary_exponent(G), out=G)
-    size = norm(G).to(G.dtype)
-    iteration = PolarIteration(G, name, ws)
-    lifts = [float(q(0.0)) for q in steps]
-    lengths = restarted(lifts) if problem.strategy == "gram" else (1,) * len(steps)
-    iteration.run(steps, lengths, torch.where(size > 0, size, 1.0)[:, None, None])
-    ledger.U.copy_(iteration.X)
+    form, lengths = _form(problem, steps)
+    take = _in_planes if _in_one_plane(problem) else _in_storage
+    iteration = take(problem, steps, lengths, ledger, ws)
     ledger.count(iteration)
-    ledger.strategy, ledger.precision = "gram" if problem.strategy == "gram" else "plain", name
+    ledger.strategy, ledger.precision, ledger.backend = form, problem.fixed, iteration.backend
     ledger.codes[:] = Status.unverified
     ledger.error[:] = ledger.defect[:] = np.nan
+
+
+def _in_one_plane(problem: PolarProblem) -> bool:
+    """Whether the iterates are held in the 16 bits that they are multiplied in."""
+    return halved(problem.G.device, problem.fixed, problem.G.shape[-1]) and precision(problem.fixed).planes == 1
+
+
+def _form(problem: PolarProblem, steps: tuple[Polynomial, ...]) -> tuple[str, tuple[int, ...]]:
+    """plain or gram, and the segments."""
+    (m, n), device = problem.G.shape[-2:], problem.G.device
+    form = problem.strategy
+    if form == "auto":
+        better = halved(device, problem.fixed, n) and m > gram_from(device, problem.fixed, n) * n
+        form = "gram" if better else "plain"
+    if form == "plain":
+        return form, (1,) * len(steps)
+    lifts = [max(float(q(0.0)), 1.0) for q in steps]
+    return form, shortened(lifts, problem.fixed) if _in_one_plane(problem) else restarted(lifts)
+
+
+def _in_planes(
+    problem: PolarProblem, steps: tuple[Polynomial, ...], lengths: tuple[int, ...], ledger: PolarLedger, ws: Workspace
+) -> PlaneIteration:
+    """In 16 bits, in the caller's layout."""
+    wide = problem.wide
+    iteration = PlaneIteration(problem.G.mT if wide else problem.G, problem.fixed, ws)
+    iteration.run(steps, lengths)
+    iteration.write(ledger.U.mT if wide else ledger.U)
+    return iteration
+
+
+def _in_storage(
+    problem: PolarProblem, steps: tuple[Polynomial, ...], lengths: tuple[int, ...], ledger: PolarLedger, ws: Workspace
+) -> PolarIteration:
+    """In the storage dtype of the precision."""
+    storage = precision(problem.fixed).storage
+    G = ws.buffer("polar G", problem.G.shape, storage, problem.G.device).copy_(problem.G)
+    G = scale_by_power_of_two(G, binary_exponent(G), out=G)
+    size = norm(G).to(G.dtype)
+    iteration = PolarIteration(G, problem.fixed, ws)
+    iteration.run(steps, lengths, torch.where(size > 0, size, 1.0)[:, None, None])
+    ledger.U.copy_(iteration.X)
+    return iteration
 
 
 def check_fixed(problem: PolarProblem, tol: float | None, rtol: float | None) -> None:

@@ -4,7 +4,7 @@ With q ≈ y^(-1/2) the step of an inverse square root of XᵀX is a step toward
 p = 2 on [l², u²] serves singular values in [l, u]. It is run in segments. A segment of one step forms Y = XᵀX and takes
 X ← a·X + X·(q(Y) − a·I): the plain form, two products with X a step. A longer one forms Y once, runs the coupled
 iteration on it for R = q_k(Y_k)…q_1(Y_1), and multiplies out, X ← X·R: the Gram form, where a step costs three products
-of n×n instead, so that it pays for m > 1.5·n.
+of n×n instead, so that it pays for m > 1.5·n, or m > n where these are halves (`_polar_products`).
 
 What a segment loses. Let L = Π q_i be what it lifts the smallest singular values by; R = r(Y) with r ≤ L, and r falls
 from L where L·√y reaches 1, so r' ≤ L³. Y is computed with an error of u, which moves R by up to L³·u between two
@@ -20,12 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-from iroot_kernels import CoupledIteration, Polynomial, Products, Workspace, increment
+from iroot_kernels import Polynomial, Workspace
 from torch import Tensor
 
-# A step in a segment costs three n×n products more and two m×n ones less.
-GRAM_FROM = 1.5
+from iroot_solve._polar_products import products, reached
 
 
 def segments(lifts: Sequence[float], limit: float) -> tuple[int, ...]:
@@ -53,6 +51,14 @@ def restarted(lifts: Sequence[float]) -> tuple[int, ...]:
     return cut, len(lifts) - cut
 
 
+def ending(lifts: Sequence[float], limit: float, first: float) -> tuple[int, ...]:
+    """Lengths of segments whose lift stays below `limit`, counted from the end; the two at the beginning are one where
+    its lift stays below `first`."""
+    lengths = segments(lifts[::-1], limit)[::-1]
+    joined = sum(lengths[:2])
+    return (joined, *lengths[2:]) if math.prod(lifts[:joined]) <= first else lengths
+
+
 class PolarIteration:
     """State of one iteration on a batch.
 
@@ -66,53 +72,64 @@ class PolarIteration:
         X: The iterate, a buffer of `ws` after the first step.
         steps: Steps taken.
         rectangular: Products m×n×n.
-        square: The products n×n×n, counted.
+        products: What they and the products n×n×n are made by.
     """
 
     def __init__(self, X: Tensor, precision: str, ws: Workspace) -> None:
         self.X, self.ws = X, ws
-        self.square, self._wide = Products(precision, ws), Products(precision, ws)
+        self.products = products(X.device, precision, X.shape[-1], ws)
         self.steps = self.rectangular = 0
 
-    def run(self, steps: Sequence[Polynomial], lengths: Sequence[int], size: Tensor | None = None) -> None:
+    @property
+    def square(self) -> int:
+        """Products n×n×n so far."""
+        return self.products.square.square
+
+    @property
+    def backend(self) -> str:
+        """What computed them."""
+        return self.products.backend(self.X.device)
+
+    def run(
+        self, steps: Sequence[Polynomial], lengths: Sequence[int], size: Tensor | None = None, top: float = 1.0
+    ) -> None:
         """All steps, in segments.
 
         Args:
             steps: The polynomials.
             lengths: Of the segments.
             size: `(b, 1, 1)`: the steps are made for X/size. The factor is folded into the first segment.
+            top: A bound of the eigenvalues of XᵀX/size².
         """
-        first = 0
-        for length in lengths:
-            self._segment(steps[first : first + length], size if first == 0 else None)
-            first += length
+        parts = []
+        for part in parted(steps, lengths):
+            parts.append((part, top))
+            top = reached(part, top)
+        self.products.reserve(parts)
+        for part, top in parts:
+            self._segment(part, top, size)
+            size = None
 
     def gram(self) -> Tensor:
         """XᵀX, a buffer."""
-        b, _, n = self.X.shape
         self.rectangular += 1
-        return self._wide(self.X.mT, self.X, out=self.ws.buffer("polar Y", (b, n, n), self.X.dtype, self.X.device))
+        return self.products.gram(self.X)
 
-    def _segment(self, steps: Sequence[Polynomial], size: Tensor | None) -> None:
-        Y = self.gram()
+    def _segment(self, steps: tuple[Polynomial, ...], top: float, size: Tensor | None) -> None:
+        Y, a = self.gram(), 0.0
         if size is not None:
             Y.div_(size).div_(size)
         if len(steps) == 1:
-            a, R = increment(steps[0], Y, self.square, self.ws)
-            X = self._wide(self.X, R, C=self.X, beta=a, out=self._next())
+            a, R = self.products.increment(steps[0], Y, top)
         else:
-            X = self._wide(self.X, self._root(Y, steps), out=self._next())
+            R = self.products.root(steps, Y, top)
+        X = self.products.times(self.X, R, a, self.ws.other("polar X", self.X))
         self.X = X if size is None else X.div_(size)
         self.rectangular += 1
         self.steps += len(steps)
 
-    def _root(self, Y: Tensor, steps: Sequence[Polynomial]) -> Tensor:
-        """q_k(Y_k)…q_1(Y_1), symmetric."""
-        root = CoupledIteration(Y, None, p=2, precision=self.square, workspace=self.ws)
-        for i, q in enumerate(steps, start=1):
-            root.step(q, last=i == len(steps))
-        assert root.X is not None
-        return torch.add(root.X, root.X.mT, out=self.ws.like("polar R", Y)).mul_(0.5)
 
-    def _next(self) -> Tensor:
-        return self.ws.other("polar X", self.X)
+def parted(steps: Sequence[Polynomial], lengths: Sequence[int]) -> list[tuple[Polynomial, ...]]:
+    """The steps of each segment."""
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    return [tuple(steps[end - length : end]) for end, length in zip(ends, lengths, strict=True)]

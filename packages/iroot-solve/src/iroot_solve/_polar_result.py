@@ -9,6 +9,7 @@ import torch
 from iroot_kernels import precision as named_precision
 from torch import Tensor
 
+from iroot_solve._polar_products import best
 from iroot_solve._problem import TOLERANCES, check_matrix
 from iroot_solve._result import Status
 
@@ -27,8 +28,9 @@ class PolarStats:
         rank: r, the number of singular values above the cut, int64; −1 where unverified.
         strategy: plain, gram, eigh, svd: the last one that gave answers.
         precision: Its precision.
+        backend: What computed its products, `triton` or `torch`, and why.
         products: Work by kind: `square` (products n×n×n, n the smaller side), `rectangular` (n×n×m), `eigh` and `svd`
-            (matrices).
+            (matrices). By symmetric products (`backend`) all of the square ones are halves, and half of the others.
         steps: Steps of the iteration in all attempts.
         fallbacks: What had to be tried after a failure, in order: fp64, eigh, svd.
     """
@@ -41,6 +43,7 @@ class PolarStats:
     precision: str
     products: dict[str, int]
     steps: int
+    backend: str = "torch"
     fallbacks: tuple[str, ...] = ()
 
     @property
@@ -100,7 +103,16 @@ class PolarProblem:
         """To be tried, in order."""
         if self.precision != "auto":
             return (self.precision,)
-        return ("fp64",) if self.G.dtype is torch.float64 else ("fp32", "fp64")
+        if self.G.dtype is torch.float64:
+            return ("fp64",)
+        return best(self.G.device, self.G.shape[-1]), "fp64"
+
+    @property
+    def fixed(self) -> str:
+        """The precision of given steps: by halves, 16-bit numbers are multiplied as they are, in one plane of fp16."""
+        first = self.precisions[0]
+        narrow = self.G.element_size() == 2 and self.precision == "auto" and first == "fp16x3"
+        return "fp16" if narrow else first
 
     def rows(self, index: Any) -> Tensor:
         """G of the matrices at `index`, an array."""

@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from iroot_coeffs import Schedule, build_products, plan
-from iroot_kernels import Products, Workspace, precision
+from iroot_kernels import Workspace, precision
 from iroot_precond import (
     binary_exponent,
     inflation,
@@ -41,8 +41,9 @@ from iroot_solve._certificate import Array
 from iroot_solve._choose import LANCZOS_STEPS, on_grid
 from iroot_solve._cost import milliseconds
 from iroot_solve._polar_certificate import PolarMeasure, measure_full_rank, widened
-from iroot_solve._polar_iteration import GRAM_FROM, PolarIteration, segments
+from iroot_solve._polar_iteration import PolarIteration, segments
 from iroot_solve._polar_ledger import PolarLedger
+from iroot_solve._polar_products import best, gram_from, products
 from iroot_solve._polar_result import PolarProblem
 from iroot_solve._polar_vectors import by_eigh, by_svd
 from iroot_solve._result import Status
@@ -129,6 +130,13 @@ class _Attempt:
     def u(self) -> float:
         return precision(self.precision).unit_roundoff
 
+    @property
+    def _exact(self) -> str:
+        """The precision of what is looked at, whatever it is iterated in."""
+        if precision(self.precision).storage is torch.float64:
+            return "fp64"
+        return best(self.problem.G.device, self.problem.G.shape[-1])
+
     def run(self, ledger: PolarLedger) -> _SortedOut:
         """Write what succeeds."""
         G = self._scaled(self.problem.rows(self.index))
@@ -172,13 +180,13 @@ class _Attempt:
 
     def _ends(self, G: Tensor) -> Array:
         """(lowest and highest Ritz value, bound) of GᵀG, `(3, b)`; scales G so that the bound is in (1/4, 1]."""
-        b, m, n = G.shape
-        exact = Products("fp64" if G.dtype is torch.float64 else "fp32", self.ws)
-        Y = exact(G.mT, G, out=self.ws.buffer("polar Y", (b, n, n), G.dtype, G.device))
+        m, n = G.shape[-2:]
+        exact = products(G.device, self._exact, n, self.ws)
+        Y = exact.gram(G)
         low, high, beta = ritz_extremes(symmetric_action(Y), Y, LANCZOS_STEPS)
         bound = torch.minimum(scaled_bound(Y, "min", 1.0, lanczos_steps=0), (high + beta) * inflation(n, Y.dtype))
-        # The computed Y is off by at most m·u·|G|ᵀ|G|, whose norm is at most ‖G‖_F² = tr Y.
-        bound = bound + m * torch.finfo(Y.dtype).eps * Y.diagonal(dim1=-2, dim2=-1).sum(-1)
+        # The computed Y is off by at most m·u·|G|ᵀ|G|, whose norm is at most ‖G‖_F² = tr Y; see `Whole.slack`.
+        bound = bound + (m + exact.slack) * torch.finfo(Y.dtype).eps * Y.diagonal(dim1=-2, dim2=-1).sum(-1)
         ends = torch.stack((low, high, bound)).double()
         half = torch.div(torch.frexp(ends[2]).exponent + 1, 2, rounding_mode="floor")
         G.mul_(power_of_two(-half, G.dtype)[:, None, None])
@@ -193,8 +201,7 @@ class _Attempt:
 
     def _noise(self, high: Array) -> Array:
         """Ritz values of this size may be rounding."""
-        stored = torch.finfo(precision(self.precision).storage).eps / 2
-        noise: Array = math.sqrt(self.problem.G.shape[-1]) * stored * high
+        noise: Array = math.sqrt(self.problem.G.shape[-1]) * precision(self._exact).unit_roundoff * high
         return noise
 
     def _iterate(self, G: Tensor, ends: Array) -> tuple[PolarIteration, Array]:
@@ -206,9 +213,10 @@ class _Attempt:
         reach, lifted, hopeless = float(ends[2].max()), 1.0, np.zeros(G.shape[0], dtype=bool)
         going = ~hopeless
         for _ in range(MAX_ROUNDS):
-            schedule = _plan(*on_grid(float(low[going].min()), reach), self.problem.tol)
+            on = on_grid(float(low[going].min()), reach)
+            schedule = _plan(*on, self.problem.tol)
             steps = [polynomial(step) for step in schedule]
-            iteration.run(steps, self._lengths(schedule))
+            iteration.run(steps, self._lengths(schedule), top=on[1])
             lifted *= math.prod(float(step(0.0)) for step in steps)
             low, high, bound = self._look(iteration.X)
             share = np.sqrt(np.maximum(low, 0.0)) / (top * lifted)  # of ‖G‖₂, what the lowest direction had
@@ -235,9 +243,15 @@ class _Attempt:
     def _lengths(self, schedule: Schedule) -> tuple[int, ...]:
         """Segments that lose no more than a quarter of the tolerance by L²·u."""
         lifts = [float(step(step.lo)) for step in schedule]
-        m, n = self.problem.G.shape[-2:]
-        gram = self.problem.strategy == "gram" or (self.problem.strategy == "auto" and m > GRAM_FROM * n)
-        return segments(lifts, math.sqrt(self.problem.tol / (8 * self.u)) if gram else 0.0)
+        return segments(lifts, math.sqrt(self.problem.tol / (8 * self.u)) if self._form == "gram" else 0.0)
+
+    @property
+    def _form(self) -> str:
+        """plain or gram."""
+        (m, n), device = self.problem.G.shape[-2:], self.problem.G.device
+        if self.problem.strategy != "auto":
+            return self.problem.strategy
+        return "gram" if m > gram_from(device, self.precision, n) * n else "plain"
 
     def _accept(
         self,
@@ -253,11 +267,8 @@ class _Attempt:
         good: Array = (found[0] <= self.problem.tol) & clear
         X = iteration.X
         chosen = X if good.all() else X[torch.from_numpy(np.flatnonzero(good)).to(X.device)]
-        m, n = self.problem.G.shape[-2:]
-        form = self.problem.strategy
-        if form == "auto":
-            form = "gram" if m > GRAM_FROM * n else "plain"
-        ledger.write(tried[good], chosen, found[:2, good], np.full(good.sum(), n), (form, self.precision))
+        how = self._form, self.precision, iteration.backend
+        ledger.write(tried[good], chosen, found[:2, good], np.full(good.sum(), X.shape[-1]), how)
         return good
 
 

@@ -38,7 +38,9 @@ def by_eigh(problem: PolarProblem, index: Array, ledger: PolarLedger) -> Array:
     good = (found[0] <= problem.tol) & (found[2] >= 0)
     chosen = X[torch.from_numpy(np.flatnonzero(good)).to(X.device)]
     ledger.products["eigh"] += len(index)
-    ledger.write(index[good], chosen, found[:2, good], found[2, good].astype(np.int64), ("eigh", "fp64"))
+    ledger.write(
+        index[good], chosen, found[:2, good], found[2, good].astype(np.int64), ("eigh", "fp64", "torch: eigenvectors")
+    )
     rest: Array = index[~good]
     return rest
 
@@ -52,7 +54,7 @@ def by_svd(problem: PolarProblem, index: Array, ledger: PolarLedger) -> None:
     measure = measure_partial(G, X, sigma * kept, Vh.mT)
     found = torch.stack((measure.error, measure.defect, kept.sum(-1).double())).cpu().numpy()
     ledger.products["svd"] += len(index)
-    ledger.write(index, X, found[:2], found[2].astype(np.int64), ("svd", "fp64"))
+    ledger.write(index, X, found[:2], found[2].astype(np.int64), ("svd", "fp64", "torch: singular vectors"))
 
 
 def _scaled(problem: PolarProblem, index: Array) -> Tensor:

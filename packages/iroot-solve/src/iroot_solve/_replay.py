@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class Replay(Generic[R]):
-    """A recorded call of a solver; see `SolveWorkspace.capture`.
+    """A recorded call of a solver, made by `SolveWorkspace.capture`.
 
     On a CPU there is no graph: a replay is the call itself, in the same workspace, with the same meaning.
 
@@ -27,6 +27,13 @@ class Replay(Generic[R]):
             there) need not pass them, only `replay`.
         result: Of the latest replay. On a GPU always the same tensors, which the next replay overwrites.
         graph: The CUDA graph; `None` on a CPU.
+
+    Examples:
+        >>> import torch
+        >>> from iroot_solve import SolveWorkspace, orthogonalize
+        >>> recorded = SolveWorkspace().capture(orthogonalize, torch.eye(2), schedule="muon")
+        >>> recorded.inputs[0].mul_(2.0).shape, recorded.replay().shape
+        (torch.Size([2, 2]), torch.Size([2, 2]))
     """
 
     def __init__(

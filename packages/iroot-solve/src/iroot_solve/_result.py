@@ -100,7 +100,7 @@ class SolveStats:
     @property
     def converged(self) -> Tensor:
         """True where the estimated error meets the tolerance."""
-        return self.status_code == Status.converged
+        return self.status_code == Status.converged.value  # torch.compile knows no IntEnum
 
 
 class SolveResult(NamedTuple):

@@ -5,16 +5,18 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from iroot_solve._config import PrecondConfig, ScheduleConfig
 from iroot_solve._matrix import Damping
 from iroot_solve._operator import is_operator, placeholder, solve_operator
 from iroot_solve._options import Options, merge_ridges
-from iroot_solve._problem import Problem, read_problem
+from iroot_solve._problem import Problem, read_exponent, read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._schedules import build_schedule
 from iroot_solve._solve import solve
+from iroot_solve._traced import traced
 
 
 def solve_spd(
@@ -94,28 +96,30 @@ def solve_spd(
         (True, 'converged')
     """
     power = 2 if p_val is None and exponent is None else p_val
+    settings: dict[str, Any] = {
+        "ridge": ridge,
+        "ridge_rel": ridge_rel,
+        "kappa_max": kappa_max,
+        "lambda_max": lambda_max,
+        "abc_t": abc_t,
+        "schedule_config": schedule_config,
+        "precond_config": precond_config,
+        "strategy": strategy,
+        "expected_reuse": expected_reuse,
+        "precision": precision,
+        "on_failure": on_failure,
+        "verify": verify,
+        "fallback": fallback,
+        "on_singular": on_singular,
+        "rcond": rcond,
+        "seed": seed,
+        "out": out,
+    }
+    if torch.compiler.is_compiling():
+        return traced(A, B, read_exponent(power, exponent), workspace, {"tol": tol, **settings})
     operator = is_operator(A)
     problem = read_problem(placeholder(B) if operator else A, B, p_val=power, exponent=exponent, tol=tol)
-    options = read_options(
-        problem,
-        ridge=ridge,
-        ridge_rel=ridge_rel,
-        kappa_max=kappa_max,
-        lambda_max=lambda_max,
-        abc_t=abc_t,
-        schedule_config=schedule_config,
-        precond_config=precond_config,
-        strategy=strategy,
-        expected_reuse=expected_reuse,
-        precision=precision,
-        on_failure=on_failure,
-        verify=verify,
-        fallback=fallback,
-        on_singular=on_singular,
-        rcond=rcond,
-        seed=seed,
-        out=out,
-    )
+    options = read_options(problem, **settings)
     return solve_operator(A, problem, options, workspace) if operator else solve(problem, options, workspace)
 
 

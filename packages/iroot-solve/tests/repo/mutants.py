@@ -137,7 +137,7 @@ MUTANTS = (
     Mutant(
         "certificate", f"{SOLVE_SRC}/_certificate.py", "gaps - W.unsqueeze(1)", "(gaps - W.unsqueeze(1)) / 99", (SOLVE,)
     ),
-    Mutant("certificate", f"{SOLVE_SRC}/_certificate.py", "1.0)) / s)", "1.0)))", (SOLVE,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_certificate.py", "1.0, relative)) / s)", "1.0, relative)))", (SOLVE,)),
     Mutant("certificate", f"{SOLVE_SRC}/_eigh.py", "left * U", "U", (SOLVE,)),
     Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(unfinished > 1)", "(unfinished > 1e9)", (SOLVE,)),
     Mutant(
