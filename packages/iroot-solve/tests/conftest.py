@@ -245,7 +245,7 @@ class _Queue(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
         tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
-        if len({x.device for x in tensors if x.ndim}) > 1:
+        if len({x.device for x in tensors}) > 1:
             self.crossings.append(name)
         if name not in self.VIEWS:
             self.queued.append(name)
@@ -262,8 +262,15 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Callable[[], _Queue]:
     for module in ("iroot_solve._case", "iroot_kernels._rank_k"):
         monkeypatch.setattr(f"{module}.symmetric_products", lambda device: False)
     monkeypatch.setattr("iroot_solve._small.small_matrices", lambda device: False)
-    monkeypatch.setattr(
-        "iroot_solve._certificate.probe_signs",
-        lambda n, columns, device, seed, dtype: torch.empty(n, columns, dtype=dtype, device=device),
-    )
+
+    # Kept from the first call on, and made by a generator, which that device has not.
+    def numbers(n: int, *columns: int, device: torch.device, seed: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(n, *(columns or (16,)), dtype=dtype, device=device)
+
+    monkeypatch.setattr("iroot_solve._certificate.probe_signs", lambda n, k, *rest: numbers(n, k, **_named(rest)))
+    monkeypatch.setattr("iroot_solve._completeness.normal_numbers", lambda n, *rest: numbers(n, **_named(rest)))
     return _Queue
+
+
+def _named(rest: tuple[object, ...]) -> dict[str, object]:
+    return dict(zip(("device", "seed", "dtype"), rest, strict=True))

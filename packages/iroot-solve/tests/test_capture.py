@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 from iroot_solve import (
+    PrecondConfig,
     SolveWorkspace,
     apply_inverse_root_gram_rhs_spd,
     orthogonalize,
@@ -77,7 +78,18 @@ def test_the_polar_factor_by_given_steps(rhs):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("settings", [LATER, UNVERIFIED, {**LATER, "ridge_rel": 1e-3, "p_val": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LATER,
+        UNVERIFIED,
+        {**LATER, "ridge_rel": 1e-3, "p_val": 1},
+        {**LATER, "exponent": Fraction(1, 3)},
+        {**LATER, "abc_t": [[2.0, -1.5, 0.4]] * 3},
+        {**LATER, "precond_config": PrecondConfig("frob", lambda_max_est="frobenius"), "p_val": 30},
+    ],
+    ids=lambda settings: " ".join(sorted(set(settings) - set(UNVERIFIED))) or str(settings["verify"]),
+)
 @pytest.mark.parametrize("columns", [None, 2, 48])
 def test_nothing_crosses_between_host_and_device(queue, dtype, settings, columns):
     A = torch.empty(3, 48, 48, dtype=dtype, device="meta")
@@ -105,7 +117,15 @@ def test_the_certificate_is_a_fixed_number_of_small_operations(queue):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"kappa_max": 10.0}, {"kappa_max": 10.0, "verify": False}, {"verify": False, "on_failure": "nan"}],
+    [
+        {},
+        {"kappa_max": 10.0},
+        {"kappa_max": 10.0, "verify": False},
+        {"verify": False, "on_failure": "nan"},
+        {**UNVERIFIED, "strategy": "eigh"},
+        {**UNVERIFIED, "strategy": "cholesky", "p_val": 1},
+        {**UNVERIFIED, "exponent": Fraction(3, 2)},
+    ],
 )
 def test_a_call_that_reads_is_not_recorded(spd, settings):
     workspace = SolveWorkspace()
@@ -128,14 +148,35 @@ def test_solvers_that_always_read_are_not_recorded(spd, rhs):
 
 def test_other_shapes_are_refused(spd, rhs):
     recorded = SolveWorkspace().capture(solve_spd, spd(8, 10.0), rhs(8, 2), **LATER)
-    with pytest.raises(ValueError, match=r"\(8, 2\) was recorded, not \(8, 3\)"):
+    with pytest.raises(ValueError, match=r"\(8, 2\) .* was recorded, not \(8, 3\)"):
         recorded(spd(8, 10.0), rhs(8, 3))
+    with pytest.raises(ValueError, match=r"float32 cpu was recorded, not \(8, 2\) torch.float64"):
+        recorded(spd(8, 10.0), rhs(8, 2).double())
+    with pytest.raises(ValueError, match="cpu was recorded, not .* meta"):
+        recorded(spd(8, 10.0), torch.empty(8, 2, device="meta"))
     with pytest.raises(ValueError, match="was recorded, not None"):
         recorded(spd(8, 10.0), None)
     with pytest.raises(ValueError, match="1 tensors were passed, where 2"):
         recorded(spd(8, 10.0))
     with pytest.raises(ValueError, match="no tensor"):
         SolveWorkspace().capture(solve_spd, None, None)
+    with pytest.raises(ValueError, match="an empty one"):
+        SolveWorkspace().capture(solve_spd, torch.empty(0, 0), None, **LATER)
+    with pytest.raises(ValueError, match="B is a tensor: pass it by place"):
+        SolveWorkspace().capture(solve_spd, spd(8, 10.0), B=rhs(8, 2), **LATER)
+
+
+def test_a_workspace_is_for_one_recorded_call(spd):
+    workspace = SolveWorkspace()
+    workspace.capture(solve_spd, spd(8, 10.0), None, **LATER)
+    with pytest.raises(ValueError, match="another one in a new workspace"):
+        workspace.capture(solve_spd, spd(8, 10.0), None, **LATER)
+
+
+def test_recorded_in_inference_mode_and_replayed_outside(spd):
+    with torch.inference_mode():
+        recorded = SolveWorkspace().capture(solve_spd, spd(8, 10.0), None, **LATER)
+    assert recorded(spd(8, 10.0, 1), None).stats.status == "converged"
 
 
 def test_an_operator_is_recorded_with_a_promised_spectrum(spd, rhs, truth, distance, host_reads):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from iroot_solve import PrecondConfig, ScheduleConfig, StagnationError, build_schedule, solve_spd
+from iroot_solve._case import Case
 from iroot_solve._options import Options
 
 ITERATIONS = ["direct-solve", "materialize-root"]
@@ -109,13 +110,29 @@ def test_promises_out_of_range_are_refused_by_name(spd, rhs, setting):
 @pytest.mark.parametrize("look", ["lanczos", "cholesky"])
 @pytest.mark.filterwarnings("ignore::iroot_solve.StagnationWarning")
 def test_a_promised_condition_that_B_does_not_show_broken(with_spectrum, truth, distance, monkeypatch, strategy, look):
-    """κ = 1e5 where 10 was promised, and B has next to nothing of that eigenvector; the plan is for 10."""
+    """κ = 1e5 where 10 was promised, B has next to nothing of that eigenvector, and the look has missed it as well."""
     A = with_spectrum([1e-5, *np.linspace(0.2, 1.0, 95)])
     V = torch.linalg.eigh(A).eigenvectors
     B = (V[:, 1:] @ torch.ones(95, 2, dtype=torch.float64) + 1e-6 * V[:, :1]).float()
     monkeypatch.setattr("iroot_solve._spd.Options", partial(Options, look=look))
+    seen = Case.look
+
+    def blinkered(case):
+        seen(case)
+        case.ends = 0.2 * case.ends[1], case.ends[1]
+
+    monkeypatch.setattr(Case, "look", blinkered)
     settings = {"p_val": 1, "strategy": strategy, "kappa_max": 10.0}
     result = solve_spd(A.float(), B, fallback=False, on_failure="warn", **settings)
     assert distance(result.Z, truth(A.float(), B, -1)) > 1e-3 and result.stats.status == "stagnated"
     result = solve_spd(A.float(), B, **settings)
     assert distance(result.Z, truth(A.float(), B, -1)) <= 1e-4 and result.stats.status == "converged"
+
+
+def test_a_promised_condition_that_a_look_contradicts_is_not_planned_for(with_spectrum, rhs, truth, distance):
+    """A series has nothing but the promise: its error estimate holds for that interval alone."""
+    A, B = with_spectrum([1e-9, *np.linspace(0.5, 1.0, 127)]), rhs(128, 2, dtype=torch.float64)
+    for strategy in ("auto", "chebyshev", "cayley", "direct-solve"):
+        result = solve_spd(A, B, strategy=strategy, kappa_max=2.5, tol=1e-3)
+        assert result.stats.status == "converged" and distance(result.Z, truth(A, B, -0.5)) <= 1e-3
+        assert any("kappa_max=2.5" in rung for rung in result.stats.fallbacks)

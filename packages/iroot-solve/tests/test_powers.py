@@ -101,3 +101,13 @@ def test_amplification_of_a_positive_power_does_not_depend_on_the_precision(spd,
         for name in ("fp32", "fp64")
     )
     assert float(single) == pytest.approx(float(double), rel=1e-2)
+
+
+@pytest.mark.parametrize("p", [50, 100, 120])
+@pytest.mark.parametrize("strategy", ["auto", "materialize-root"])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 2.0**-20])
+def test_a_root_so_high_that_squares_of_the_scaled_matrix_vanish(spd, truth, distance, p, strategy, scale):
+    """Exponents of the scaling are multiples of p: entries may be 2^-p."""
+    A = scale * spd(12, 2.0)
+    result = solve_spd(A, None, p_val=p, strategy=strategy)
+    assert result.stats.status == "converged" and distance(result.Z, truth(A, None, -1 / p)) <= 1e-4

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 
 MAX_EXPONENT = 128
+# Powers lose about 2^d·u of a polynomial of degree d: acting on B, steps beyond this are applied by Clenshaw alone.
+LARGEST_BUILT = 8
 
 
 def _extend(chain: tuple[int, ...], target: int, length: int) -> tuple[int, ...] | None:
@@ -91,7 +93,10 @@ def apply_products(power: int, k_over_n: float | None, *, first: bool) -> float:
 def terminal_products(degree: int, power: int, k_over_n: float | None, *, first: bool, factored: bool) -> float:
     """Cost of the last step, without a new Y; on n×k perhaps by Clenshaw in d·power skinny products."""
     built = build_products(degree, factored=factored) + apply_products(power, k_over_n, first=first)
-    return built if k_over_n is None else min(built, degree * power * k_over_n)
+    if k_over_n is None:
+        return built
+    skinny = degree * power * k_over_n
+    return skinny if degree > LARGEST_BUILT else min(built, skinny)
 
 
 def inner_products(p: int, degree: int, power: int, k_over_n: float | None, *, first: bool, factored: bool) -> float:

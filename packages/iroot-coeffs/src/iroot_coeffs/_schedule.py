@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from ._products import apply_products, build_products, inner_products, terminal_products
+from ._products import LARGEST_BUILT, apply_products, build_products, inner_products, terminal_products
 from ._step import Step
 
 FORMAT = "iroot-schedule-1"
@@ -97,9 +97,12 @@ class Schedule:
         return inner_products(self.p, step.degree, applied, k_over_n, first=first, factored=factored)
 
     def terminal_is_skinny(self, k_over_n: float, power: int | None = None) -> bool:
-        """Whether the last step is cheaper by degree·power skinny products than by forming q(Y)."""
+        """Whether the last step is taken by degree·power skinny products: where that is cheaper than forming q(Y), and
+        where its degree is too high for powers of Y."""
         applied = self.power if power is None else power
         last = self.steps[-1]
+        if last.degree > LARGEST_BUILT:
+            return True
         built = build_products(last.degree, factored=last.degree == 8 and last.degree8() is not None)
         whole = built + apply_products(applied, k_over_n, first=False)
         return last.degree * applied * k_over_n < whole

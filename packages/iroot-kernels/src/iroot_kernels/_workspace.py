@@ -52,6 +52,8 @@ class Workspace:
         device = torch.device(device)
         fits = held is not None and held.shape == tuple(shape) and held.dtype == dtype and held.device == device
         if held is None or not fits:
+            if held is not None:
+                self.hold(held)  # what is recorded may write there
             with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside it
                 held = torch.empty(tuple(shape), dtype=dtype, device=device)
             self._buffers[name] = held

@@ -54,6 +54,8 @@ def _candidate(case: Case, low: float, high: float) -> Candidate:
     """Of the caller's strategy, or of the cheaper form of the iteration."""
     task, strategy = case.task, case.options.strategy
     names = [strategy] if strategy != "auto" else [name for name in FORMS if name in task.strategies] or ["eigh"]
+    if names == ["eigh"] and (case.options.deferred or case.ws.recording):
+        raise ValueError(f"exponent={task.exponent} is for eigh, and a call that reads nothing back cannot take that")
     found = [choose(task, low, high, name) for name in names]
     return min(found, key=lambda candidate: (not task.meets(candidate.error), candidate.milliseconds))
 
@@ -64,13 +66,19 @@ def _judged(case: Case, outcome: Outcome, Z: Tensor, finite: Tensor) -> tuple[Te
     found = case.certify_unread(outcome, Z).certificate
     if matrix.scales.right is not None:
         finite = finite & matrix.scales.right.isfinite()
-    zero = (matrix.upper == 0) & (problem.exponent < 0)
+    zero = matrix.upper == 0
     symmetric = matrix.defect <= symmetry_limit(problem)
-    error = torch.where(finite & symmetric & ~zero, found.error, math.inf)
+    error = torch.where(finite & symmetric, torch.where(zero, _of_zero(problem), found.error), math.inf)
     status = torch.where(error <= problem.reachable_tol, int(Status.converged), int(Status.stagnated))
-    status = torch.where(zero, int(Status.singular), status)
+    if problem.exponent < 0:
+        status = torch.where(zero, int(Status.singular), status)
     status = torch.where(finite, status, int(Status.nonfinite_input)).to(torch.int8)
     return status, found._replace(error=error)
+
+
+def _of_zero(problem: Problem) -> float:
+    """The error of what comes out for a zero matrix: zero, which has positive powers."""
+    return 0.0 if problem.exponent > 0 else math.inf
 
 
 def _ends(case: Case) -> tuple[Tensor, Tensor, Tensor]:

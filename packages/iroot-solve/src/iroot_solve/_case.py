@@ -17,6 +17,7 @@ from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, ap
 from iroot_solve._cholesky import run_cholesky
 from iroot_solve._choose import LANCZOS_STEPS, factoring_is_looking, hybrid_steps, steps_for
 from iroot_solve._completeness import unfinished
+from iroot_solve._config import PrecondConfig
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
 from iroot_solve._hybrid import HybridSchedule, correct, correct_on_columns
@@ -32,6 +33,8 @@ from iroot_solve._sums import cayley_fixed, chebyshev_fixed, run_cayley, run_che
 from iroot_solve._task import SUMS, Candidate, Task
 
 SIGN_STEPS = 16
+# Between the seeds of its probes and those of the certificate.
+COMPLETENESS_SEED = 7919
 # Where a look at λmin goes on: κ over the square of the steps so far, for n from this on.
 UNSETTLED, MORE_STEPS_SIZE, MORE_LANCZOS_STEPS = 0.25, 512, 60
 # λmax over its Lanczos bound: 1.2–1.3 was seen.
@@ -113,9 +116,11 @@ class Case:
     def look(self) -> None:
         """Bound and estimate the ends of the spectrum."""
         device, free = self.problem.A.device.type, self.options.strategy == "auto" and not self.options.blind
-        if device != "cpu" and self.options.kappa_max is not None and self.options.abc_t is None:
+        if device != "cpu" and (self.options.blind or self._is_promised()):
             # The lower end is promised, and the upper one takes few calls and no numbers from the host.
             self.least_share = self.matrix.bound_by_squares()
+            if self.options.precond != PrecondConfig(ridge_rel=self.options.precond.ridge_rel):
+                self.matrix.tighten()
             if self.options.blind:
                 self.matrix.normalise()
             return
@@ -131,6 +136,10 @@ class Case:
             self.least_share = LANCZOS_SHARE
             shift = self.matrix.normalise()
             self.ends = torch.ldexp(self.ends[0], -shift), torch.ldexp(self.ends[1], -shift)
+
+    def _is_promised(self) -> bool:
+        """Whether the condition is, and nothing else needs a look, as a caller's steps do, or D·A·D of a congruence."""
+        return self.options.kappa_max is not None and self.options.abc_t is None and not self.matrix.applied
 
     def _ritz(self, more: bool) -> tuple[Tensor, Tensor]:
         """Ritz values; of a large matrix after `more` steps where few did not settle the lower one: the terms of a
@@ -317,10 +326,13 @@ class Case:
         assert outcome.root is not None
         if Y is None or end is None:
             return None, None
+        promised = self.options.kappa_max is not None
         seen = self.factored or (outcome.steps == 1 and self.ends is not None)
-        trusted = seen and self.options.kappa_max is None
-        missed = None if trusted else unfinished(Y, end, self.options.seed, self.ws)
-        if self.options.lambda_max is None or self.options.blind:
+        # A singular matrix has positive powers, unless its condition is promised.
+        trusted = not promised and (seen or self.problem.exponent > 0)
+        given = self.options.abc_t is not None
+        missed = None if trusted else unfinished(Y, end, self.options.seed + COMPLETENESS_SEED, self.ws, given)
+        if self.options.lambda_max is None or self.options.blind or self.problem.exponent > 0:
             return missed, None
         # An eigenvalue above the promised bound may converge to −λ^(-1/p), which no residual with even p sees. It is
         # the largest of A·X in magnitude, so a few Lanczos steps find it.

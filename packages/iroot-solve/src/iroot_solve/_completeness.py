@@ -1,60 +1,77 @@
-"""Whether an iteration has reached every eigenvalue, seen with ±1 probes.
+"""Whether an iteration has reached every eigenvalue, seen with random probes.
 
 An E_m of the certificate weighs an eigenvector by its share in the computed Z. A direction that the iteration has
 hardly begun on, although it dominates the true Z, has no share there. But the iterate knows it: before the last step,
 made for [l, u], the eigenvalues y of Y are in that interval where the steps have done their work, and near 0 where they
-have hardly begun. With x(y) = (u + l − 2y)/(u − l), the Chebyshev polynomial T_j, and k columns V of independent signs
+have hardly begun. With x(y) = (u + l − 2y)/(u − l), the Chebyshev polynomial T_j, and k = 16 columns V of independent
+normal numbers
 
     N = ‖T_j(x(Y))·V‖_F² / (k·T_j(x(0))²),   E N = Σ (T_j(x(y))/T_j(x(0)))²,
 
 in which y = 0 weighs 1, and all y in [l, u] together n/T_j(x(0))² or less: 0.02 for the smallest j that allows it, a
-few products with Y. A matrix is called unfinished where N > 0.1. Of an eigenvector v with many entries vᵀV is about
-Gaussian, and a lone y = 0 stays below that with the probability that χ² of 16 degrees of freedom is below 1.6, 3·10⁻⁶.
+few products with Y. A matrix is called unfinished where N > 0.1. A lone y = 0 stays below that with the probability
+that χ² of 16 degrees of freedom is below 1.6, 3·10⁻⁶, whatever its eigenvector: of signs a vector with two entries may
+see nothing. The numbers are not those of the certificate, whose mistakes they are to find.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from iroot_coeffs import Step
 from iroot_kernels import Products
 from torch import Tensor
 
-from iroot_solve._certificate import probes
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import norm
 
 PROBES, LIMIT, SHARE = 16, 0.1, 0.02
 # Of l/u: beyond it what is left is rounding.
 NARROWEST = 0.998
-# A last step that leaves its own interval unfinished, as a caller's may, is not worth more products than this.
-LEAST_CAP, CAP_PER_DEGREE = 8, 3
+# Products at most: beyond them a larger l is taken, and what lies below that counts as unfinished. A plan for a loose
+# tolerance and a large p may need many; a caller's last step may have been meant to leave its interval unfinished.
+CAP, CALLERS_CAP, CAP_PER_DEGREE = 200, 8, 3
 
 
-def degree(n: int, end: Step) -> tuple[int, float]:
-    """(j, x(0)): the smallest j with T_j(x(0))² ≥ n/0.02, and where that is beyond the cap an l that it serves."""
+def degree(n: int, end: Step, given: bool = False) -> tuple[int, float]:
+    """(j, x(0)): the smallest j with T_j(x(0))² ≥ n/0.02, up to the cap.
+
+    Args:
+        n: Of Y.
+        end: The last step.
+        given: By the caller.
+    """
     wanted, ratio = math.acosh(math.sqrt(n / SHARE)), min(end.lo / end.hi, NARROWEST)
     j = math.ceil(wanted / math.acosh((1 + ratio) / (1 - ratio))) if ratio > 0 else math.inf
-    cap = max(LEAST_CAP, CAP_PER_DEGREE * end.degree)
+    cap = max(CALLERS_CAP, CAP_PER_DEGREE * end.degree) if given else CAP
     return (int(j), (1 + ratio) / (1 - ratio)) if j <= cap else (cap, math.cosh(wanted / cap))
 
 
-def unfinished(Y: Tensor, end: Step, seed: int, ws: SolveWorkspace) -> Tensor:
-    """N over its limit, float64 `(b,)`: above 1 an eigenvalue was missed.
+@lru_cache(maxsize=32)
+def normal_numbers(n: int, device: torch.device, seed: int, dtype: torch.dtype) -> Tensor:
+    """`(n, 16)` from an own generator; kept, so not to be written to."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(n, PROBES, generator=generator, device=device, dtype=dtype)
+
+
+def unfinished(Y: Tensor, end: Step, seed: int, ws: SolveWorkspace, given: bool = False) -> Tensor:
+    """N over its limit, float64 `(b,)`: above 1 an eigenvalue was missed, or Y is nothing that a bound holds for.
 
     Args:
         Y: `(b, n, n)` before the last step.
         end: That step.
         seed: Of the probes.
         ws: Buffers; holds the probes for a graph.
+        given: The steps are the caller's.
 
     Returns:
         Cost: j products with 16 columns.
     """
     b, n = Y.shape[:2]
-    j, start = degree(n, end)
-    V = probes(n, PROBES, Y, seed, ws).expand(b, n, -1)
+    j, start = degree(n, end, given)
+    V = ws.hold(normal_numbers(n, Y.device, seed, Y.dtype)).expand(b, n, -1)
     exact = Products("fp64" if Y.dtype is torch.float64 else "fp32", ws)
     # x(y) = x(0)·(1 − y/c) with c = (u + l)/2, and u = c·(1 + 1/x(0)).
     slope = (start + 1) / end.hi
@@ -64,4 +81,5 @@ def unfinished(Y: Tensor, end: Step, seed: int, ws: SolveWorkspace) -> Tensor:
         free = ws.like(f"missed{i % 3}", V)
         torch.sub(torch.mul(here, 2 * start, out=free), before, out=free)
         before, here = here, exact(Y, here, C=free, alpha=-2 * slope, out=free)
-    return norm(here).square_().div_(LIMIT * V.shape[-1] * math.cosh(j * math.acosh(start)) ** 2)
+    found = norm(here).square_().div_(LIMIT * PROBES * math.cosh(j * math.acosh(start)) ** 2)
+    return torch.where(found.isnan(), math.inf, found)

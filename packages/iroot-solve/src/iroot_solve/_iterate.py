@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from iroot_coeffs import Schedule, addition_chain
+from iroot_coeffs import Schedule, Step, addition_chain
 from iroot_kernels import (
     CoupledIteration,
     Products,
@@ -89,9 +89,11 @@ class Iteration:
         make = self._by_symmetric_products if symmetric else partial(self._by_full_products, start=start)
         state = make(S, schedule, products, X, resume is not None)
         Y = self.ws.like("Y before", S)
-        outcome = self._outcome(state, _action(X, self.ws), _times(X, self.B, self.ws), before, resume, Y, norm(X))
+        size, end = norm(X), schedule.steps[-1]
+        Z = _times(X, self.B, self.ws)
+        outcome = self._outcome(state, _action(X, self.ws), Z, before, resume, Y, size, end)
         if schedule.exponent < 0:
-            again = partial(_again, X, norm(X), self.precision, str(outcome.schedule), self.reduced)
+            again = partial(_again, X, size, self.precision, str(outcome.schedule), self.reduced)
             outcome.again, outcome.holds = again, (X,)
         return outcome
 
@@ -228,8 +230,20 @@ class Iteration:
         resume: Resume | None,
         Y: Tensor | None,
         size: Tensor | None = None,
+        end: Step | None = None,
     ) -> Outcome:
-        """The outcome, with the work done since `before`; Y is that before the last step, `size` is ‖X‖_F."""
+        """The outcome, with the work done since `before`.
+
+        Args:
+            state: After the last step.
+            power: The action of X.
+            Z: The answer.
+            before: Work that was done by others.
+            resume: For more steps.
+            Y: That before the last step.
+            size: ‖X‖_F.
+            end: The last step, where it is another than the schedule's.
+        """
         assert Z is not None and state.last is not None
         done = _Work.of(state.products)
         return Outcome(
@@ -248,8 +262,8 @@ class Iteration:
             steps=state.steps,
             products={"square": done.square - before.square, "columns": done.columns - before.columns},
             resume=None if resume is None else lambda: resume(state),
-            iterate=Y if self.schedule.exponent < 0 else None,
-            end=self.schedule.steps[-1],
+            iterate=Y,
+            end=self.schedule.steps[-1] if end is None else end,
             backend=self._backend(state),
             reduced=self.reduced,
         )
@@ -283,7 +297,8 @@ class Iteration:
         before = _Work.of(state.products)
         state.undo_last()
         self._take(state, rest)
-        outcome = self._outcome(state, self._direct_action(state), state.X, before, None, state.Y)
+        action, end = self._direct_action(state), rest.steps[-1]
+        outcome = self._outcome(state, action, state.X, before, None, state.Y, end=end)
         outcome.schedule, outcome.steps = Extended(len(self.schedule) - 1, rest), len(rest)
         return outcome
 

@@ -33,7 +33,7 @@ from iroot_solve._config import PrecondConfig
 from iroot_solve._gram_matrix import GramMatrix
 from iroot_solve._problem import Gram, Problem
 from iroot_solve._result import SolveWorkspace
-from iroot_solve._scales import Scales, norm
+from iroot_solve._scales import Scales, magnitude, norm
 from iroot_solve._transpose import plus_transpose
 
 # From this size on row sums are too loose, and a few Lanczos steps bound λmax better.
@@ -41,6 +41,8 @@ TOP_SIZE, TOP_STEPS = 128, 4
 CONGRUENCES = ("jacobi", "ruiz", "aol", "row-norm")
 
 
+# Entries of A_s lie above 2^-s, those of A_s⁴ above 2^-4s: beyond this s they are scaled before they are squared.
+MOST_POWERS_SQUARED = 8
 # A sum of n products on tensor cores, which cut off where others round, in units of n·u.
 SUM_ROUNDING = 2.0
 
@@ -158,10 +160,11 @@ class ScaledMatrix:
         T = torch.mul(A, half, out=self.ws.buffer(f"T {dtype}", A.shape, dtype, A.device))
         S = plus_transpose(T, self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device))
         if first:
-            size = norm(T)
+            small = self.problem.exponent.denominator > MOST_POWERS_SQUARED  # entries may all be near 2^-s
+            size = norm(T, small)
             self.upper = size * (2 * inflation(A.shape[-1], dtype))
             # T − S/2 = (T − Tᵀ)/2, and a zero matrix is symmetric.
-            self.defect = norm(T.sub_(S, alpha=0.5)).mul_(2).div_(size.clamp_min(1e-300))
+            self.defect = norm(T.sub_(S, alpha=0.5), small).mul_(2).div_(size.clamp_min(1e-300))
         if self.damping:
             ridge = self.ridge * power_of_two(-self.scales.exponent, torch.float64)  # `shift` is still to come
             S.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
@@ -242,12 +245,17 @@ class ScaledMatrix:
             What λmax is of `upper` at least: of n equal eigenvalues, the worst case, ‖A⁴‖_F^¼ = n^⅛·λ.
         """
         S, n = self.matrix(self.problem.storage), self.problem.n
+        shift = None
+        if self.problem.exponent.denominator > MOST_POWERS_SQUARED:
+            shift = torch.frexp(magnitude(S)).exponent
+            S = scale_by_power_of_two(S, shift, out=self.ws.buffer(f"T {S.dtype}", S.shape, S.dtype, S.device))
         A2 = self._square(S, "fp16x3", "A²")
         A4 = self._square(A2, "fp16", "A⁴")
         fine, coarse = (SUM_ROUNDING * n * torch.finfo(S.dtype).eps + 2 * u for u in _square_roundoffs(S.dtype))
         first, second, fourth = (norm(A) for A in (S, A2, A4))
         inner = second.square_().mul_(coarse).add_(fourth).sqrt_()
-        self._bound(first.square_().mul_(fine).add_(inner).sqrt_() * inflation(n, S.dtype) ** 2)
+        bound = first.square_().mul_(fine).add_(inner).sqrt_() * inflation(n, S.dtype) ** 2
+        self._bound(bound if shift is None else torch.ldexp(bound, shift))
         return 0.99 / (math.sqrt(math.sqrt(math.sqrt(n) + coarse * n) + fine * n) * inflation(n, S.dtype) ** 4)
 
     def _square(self, S: Tensor, name: str, buffer: str) -> Tensor:

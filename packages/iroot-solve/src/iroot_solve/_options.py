@@ -9,12 +9,13 @@ from iroot_kernels import Workspace, quadratics
 from torch import Tensor
 
 from iroot_solve._config import PrecondConfig, ScheduleConfig
-from iroot_solve._matrix import Damping
+from iroot_solve._matrix import CONGRUENCES, Damping
 from iroot_solve._problem import Problem
 
 ON_FAILURE = ("raise", "warn", "nan")
 ON_SINGULAR = ("error", "pinv")
 LOOKS = ("auto", "lanczos", "cholesky", "none")
+RECORDABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "chebyshev", "cayley")
 DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc")
 
 
@@ -60,6 +61,11 @@ class Options:
             raise ValueError(f"strategy={self.strategy!r} does not apply to on_singular='pinv'; auto and eigh do")
         if self.blind and self.strategy == "lanczos":
             raise ValueError("strategy='lanczos' reads numbers back while it runs: it cannot go without verify")
+        if self.blind and self.precond.mode in CONGRUENCES:
+            raise ValueError(
+                f"PrecondConfig(mode={self.precond.mode!r}) changes the condition number that kappa_max promises, and "
+                "without a look there is no plan for what it becomes"
+            )
         if self.deferred:
             self._check_deferred()
         if self.kappa_max is not None and not self.kappa_max >= 1:
@@ -129,6 +135,15 @@ def require_blind(options: Options, ws: Workspace, possible: bool = True) -> Non
         raise ValueError(
             "a recorded call reads nothing back: pass kappa_max=…, on_failure='nan', and verify='deferred' or False"
         )
+    if options.strategy not in RECORDABLE:
+        raise ValueError(
+            f"a recorded call reads nothing back, and strategy={options.strategy!r} does; these do not: "
+            f"{', '.join(RECORDABLE)}"
+        )
+    if options.precond.lambda_max_est not in ("row_sum", "frobenius"):
+        raise ValueError(f"lambda_max_est={options.precond.lambda_max_est!r} copies numbers from the host")
+    if isinstance(options.abc_t, Tensor) and options.abc_t.device.type != "cpu":
+        raise ValueError("abc_t is read by the host: a recorded call reads nothing back; pass abc_t.cpu()")
 
 
 def merge_ridges(ridge_rel: float, precond: PrecondConfig | None) -> tuple[float, PrecondConfig]:

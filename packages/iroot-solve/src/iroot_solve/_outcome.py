@@ -30,7 +30,7 @@ class Outcome:
         lowest: `(b,)` estimate of λmin, where the strategy has one.
         highest: `(b,)` λmax to rounding, where the strategy found it.
         resume: Goes on from before the last step, for a spectrum whose lower end is smaller than planned.
-        iterate, end: Y before the last step of an iteration for a negative exponent, and that step.
+        iterate, end: Y before the last step of an iteration, and that step.
         error: `(b,)` float64, the relative error of Z as the strategy estimates it.
         again: The same for another right-hand side (`None`: the root itself), from what `holds` holds. It knows no
             workspace, but is given one.

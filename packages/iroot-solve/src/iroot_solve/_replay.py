@@ -43,12 +43,16 @@ class Replay(Generic[R]):
         workspace: Workspace,
         settings: dict[str, Any],
     ) -> None:
+        named = [name for name, value in settings.items() if isinstance(value, Tensor) and name not in ("out", "abc_t")]
+        if named:
+            raise ValueError(f"{named[0]} is a tensor: pass it by place, for the replay to take new numbers for it")
         self._call = solver, workspace, settings
-        self.inputs = tuple(None if V is None else V.detach().clone() for V in tensors)
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be written outside it
+            self.inputs = tuple(None if V is None else V.detach().clone() for V in tensors)
         self.graph: torch.cuda.CUDAGraph | None = None
         given = [V for V in self.inputs if V is not None]
-        if not given:
-            raise ValueError("there is no tensor to replay on")
+        if not given or not all(V.numel() for V in given):
+            raise ValueError("there is no tensor to replay on, or an empty one")
         workspace.recording = True
         try:
             self.result = self._run() if given[0].device.type == "cpu" else self._record(given[0].device)
@@ -78,22 +82,22 @@ class Replay(Generic[R]):
         """The result for these numbers.
 
         Args:
-            *tensors: Of the shapes and dtypes of `inputs`, which take their numbers.
+            *tensors: Of the shapes, dtypes and devices of `inputs`, which take their numbers.
 
         Returns:
             `result`. Cost: a copy of each tensor, and one launch; the host does not wait.
 
         Raises:
-            ValueError: Another shape or number of tensors.
+            ValueError: Another shape, dtype, device or number of tensors.
         """
         if len(tensors) != len(self.inputs):
             raise ValueError(f"{len(tensors)} tensors were passed, where {len(self.inputs)} were recorded")
         for held, V in zip(self.inputs, tensors, strict=True):
             if V is held:
                 continue
-            if held is None or V is None or V.shape != held.shape:
-                shapes = [None if X is None else tuple(X.shape) for X in (held, V)]
-                raise ValueError(f"a tensor of shape {shapes[0]} was recorded, not {shapes[1]}")
+            if held is None or V is None or _kind(V) != _kind(held):
+                recorded, passed = (None if X is None else " ".join(map(str, _kind(X))) for X in (held, V))
+                raise ValueError(f"a tensor {recorded} was recorded, not {passed}")
             held.copy_(V.detach())
         return self.replay()
 
@@ -104,3 +108,8 @@ class Replay(Generic[R]):
         else:
             self.graph.replay()
         return self.result
+
+
+def _kind(V: Tensor) -> tuple[object, ...]:
+    """What a graph cannot change."""
+    return tuple(V.shape), V.dtype, V.device

@@ -128,6 +128,7 @@ class SolveWorkspace(Workspace):
     def __init__(self) -> None:
         super().__init__()
         self._kept: dict[str, tuple[ref[Tensor], object, Any]] = {}
+        self._captured = False
 
     def capture(self, solver: Callable[..., R], *tensors: Tensor | None, **settings: Any) -> Replay[R]:
         """Record one call, to be replayed on new numbers of the same shapes: on a GPU as a CUDA graph.
@@ -143,7 +144,8 @@ class SolveWorkspace(Workspace):
             The recorded call. It works in this workspace, which is then for it alone. Cost: three calls.
 
         Raises:
-            ValueError: The call would read numbers back, which a graph cannot.
+            ValueError: The call would read numbers back, which a graph cannot; a tensor by name; a workspace that has
+                recorded a call before.
 
         Examples:
             >>> import torch
@@ -154,7 +156,11 @@ class SolveWorkspace(Workspace):
             >>> bool(result.stats.converged), round(float(result.Z[1, 1]), 4)
             (True, 0.3333)
         """
-        return Replay(solver, tensors, self, settings)
+        if self._captured:
+            raise ValueError("this workspace is that of a recorded call already; record another one in a new workspace")
+        replay = Replay(solver, tensors, self, settings)
+        self._captured = True
+        return replay
 
     def keep(self, name: str, owner: Tensor, settings: Hashable, make: Callable[[], T], reuse: bool) -> T:
         """What `make` returns, or what it returned for this very `owner` and `settings` last time; a graph makes it."""

@@ -18,12 +18,14 @@ from iroot_solve._problem import Problem
 LARGEST_EXPONENT = {torch.float32: 125, torch.float64: 1021}
 
 
-def norm(V: Tensor) -> Tensor:
+def norm(V: Tensor, small: bool = False) -> Tensor:
     """Frobenius norms `(b,)`, float64: of the norms of the rows, which are fast to take and lose n·u at most.
 
-    Rows are what lies together in memory: along the other dimension a CPU reads a cache line for every number.
+    Rows are what lies together in memory: along the other dimension a CPU reads a cache line for every number. With
+    `small` squares of all numbers may be below V's dtype.
     """
-    rows = torch.linalg.vector_norm(V.mT if V.stride(-1) > V.stride(-2) else V, dim=-1)
+    held = V.mT if V.stride(-1) > V.stride(-2) else V
+    rows = torch.linalg.vector_norm(held, dim=-1, dtype=torch.float64 if small else None)
     found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
     return found
 

@@ -190,4 +190,5 @@ def _blind(report: Report, found: SmallResult, ridge: Tensor | None, deferred: b
 def _codes(found: SmallResult, good: Tensor) -> Tensor:
     """`Status`, int8."""
     codes = torch.where(good, int(Status.converged), int(Status.stagnated))
+    codes = torch.where(found.bound == 0, int(Status.singular), codes)
     return torch.where((found.status & NONFINITE) > 0, int(Status.nonfinite_input), codes).to(torch.int8)

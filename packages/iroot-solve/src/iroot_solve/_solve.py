@@ -84,8 +84,7 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     if early is not None:
         return _around(case, ledger, early)
     known = spectrum(case, facts)
-    if known.broken_promise:
-        ledger.fallbacks.append(f"own bound: lambda_max={options.lambda_max:g} is below a Ritz value")
+    ledger.fallbacks += known.broken
     case.kappa = known.kappa
     again = None if kept is None else kept.outcome(case)
     outcome = again or case.run(candidate_for(case, known), known.low, known.high)

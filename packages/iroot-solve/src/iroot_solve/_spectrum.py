@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from iroot_solve._case import Case, Facts
 from iroot_solve._certificate import Array
@@ -45,7 +46,7 @@ class Spectrum:
         bound: A bound of λmax that rests on no promise.
         kappa: The likely condition number: high/low without all of the safety in `low`.
         known: `low` is more than the caller's hint.
-        broken_promise: The caller's `lambda_max` lies below a Ritz value, so it is none.
+        broken: Promises of the caller that a Ritz value contradicts, in words.
     """
 
     low: float
@@ -53,7 +54,7 @@ class Spectrum:
     bound: float
     kappa: float
     known: bool
-    broken_promise: bool = False
+    broken: tuple[str, ...] = ()
 
 
 def wants_ritz(case: Case) -> bool:
@@ -136,7 +137,8 @@ def spectrum(case: Case, facts: Facts) -> Spectrum:
     bound = float(facts.upper.max())
     high, broken = _promised(case, facts, bound)
     safety = case.options.schedule.coeff_safety
-    lows = _lows(case, facts)
+    lows, unkept = _lows(case, facts)
+    broken += unkept
     if lows is None:
         low, high = on_grid(case.options.l_target * high, safety * high)
         return Spectrum(low, high, bound, high / low, False, broken)
@@ -152,22 +154,25 @@ def spectrum(case: Case, facts: Facts) -> Spectrum:
     return Spectrum(low, high, bound, grid, True, broken)
 
 
-def _promised(case: Case, facts: Facts, bound: float) -> tuple[float, bool]:
-    """(upper end, whether the promise is broken): every Ritz value is at most λmax."""
+def _promised(case: Case, facts: Facts, bound: float) -> tuple[float, tuple[str, ...]]:
+    """(upper end, what is broken): every Ritz value is at most λmax."""
     promise = case.options.lambda_max
     if promise is None or facts.high is None:
-        return bound, False
+        return bound, ()
     scaled = np.ldexp(promise, -facts.exponent.astype(int))
     if not (scaled >= facts.high).all():
-        return bound, True
-    return min(bound, float(scaled.max())), False
+        return bound, (f"own bound: lambda_max={promise:g} is below a Ritz value",)
+    return min(bound, float(scaled.max())), ()
 
 
-def _lows(case: Case, facts: Facts) -> Array | None:
-    """Lower ends: promised, proved by a clear ridge, or estimated; `None` where nobody looked."""
+def _lows(case: Case, facts: Facts) -> tuple[Array | None, tuple[str, ...]]:
+    """(lower ends, what is broken): promised, proved by a clear ridge, or estimated; `None` where nobody looked."""
+    promised, broken = _promised_low(case, facts)
+    return (_estimated_lows(case, facts), broken) if promised is None else (promised, broken)
+
+
+def _estimated_lows(case: Case, facts: Facts) -> Array | None:
     options, problem = case.options, case.problem
-    if options.kappa_max is not None:
-        return (case.least_share * facts.upper if facts.high is None else facts.high) / options.kappa_max
     if facts.low is None:
         return None
     positive = np.fmax(facts.low, facts.upper * SMALLEST_RATIO)
@@ -176,6 +181,19 @@ def _lows(case: Case, facts: Facts) -> Array | None:
     if options.damping:
         low = np.maximum(low, facts.ridge - problem.n * problem.unit_roundoff * facts.upper)
     return np.maximum(low, facts.upper * SMALLEST_RATIO)
+
+
+def _promised_low(case: Case, facts: Facts) -> tuple[Array | None, tuple[str, ...]]:
+    """(λmin by the promised condition `(b,)`, what is broken); `None` without a promise, where a Ritz value, which is
+    λmin or more but for rounding, lies below it, and with a congruence: the promise is of A."""
+    kappa = case.options.kappa_max
+    if kappa is None or case.matrix.applied:
+        return None, ()
+    low: Array = (case.least_share * facts.upper if facts.high is None else facts.high) / kappa
+    noise = 8 * math.sqrt(case.problem.n) * torch.finfo(case.problem.storage).eps * facts.upper
+    if facts.low is not None and not (facts.low >= low / 2 - noise).all():
+        return None, (f"own bound: kappa_max={kappa:g} is below a quotient of Ritz values",)
+    return low, ()
 
 
 def ritz_safety(kappa: Array, steps: int = LANCZOS_STEPS) -> Array:
