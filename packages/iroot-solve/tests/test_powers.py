@@ -1,7 +1,9 @@
 """Powers other than −1/p: −q/s, and q/s, which accepts singular positive semidefinite matrices."""
 
+import warnings
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from iroot_solve import NotPositiveDefiniteError, SingularMatrixError, inverse_root, inverse_root_apply, solve_spd
@@ -111,3 +113,31 @@ def test_a_root_so_high_that_squares_of_the_scaled_matrix_vanish(spd, truth, dis
     A = scale * spd(12, 2.0)
     result = solve_spd(A, None, p_val=p, strategy=strategy)
     assert result.stats.status == "converged" and distance(result.Z, truth(A, None, -1 / p)) <= 1e-4
+
+
+@pytest.mark.parametrize("exponent", [Fraction(1, 2), Fraction(2, 3), Fraction(1, 5), Fraction(2, 5), Fraction(4, 5)])
+@pytest.mark.parametrize("k", [None, 4])
+@pytest.mark.parametrize("kappa", [1e2, 1e4])
+def test_rounding_of_positive_powers_is_estimated(with_spectrum, rhs, truth, distance, exponent, k, kappa):
+    """It mixes large eigenvalues with small ones, of which a residual shows one power instead of s."""
+    n = 64
+    for spectrum in (
+        np.geomspace(1 / kappa, 1, n),
+        np.r_[np.full(n - 1, 1 / kappa), 1.0],
+        np.r_[np.full(n // 2, 1 / kappa), np.ones(n // 2)],
+    ):
+        A, B = with_spectrum(spectrum, 1, torch.float32), None if k is None else rhs(n, k)
+        strategy = "materialize-root" if k is None else "direct-solve"
+        settings = {
+            "kappa_max": 1.05 * kappa,
+            "precision": "fp32",
+            "fallback": False,
+            "on_failure": "warn",
+            "tol": 1e-6,
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = solve_spd(A, B, exponent=exponent, strategy=strategy, **settings)
+        error = distance(result.Z, truth(A, B, exponent))
+        some = 16 * 2.0**-24  # of the last products
+        assert 0.8 * (error - some) <= float(result.stats.error) <= 30 * (error + some)

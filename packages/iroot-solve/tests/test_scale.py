@@ -1,5 +1,7 @@
 """Line 2: scale equivariance, solve(cA, B) = c^(-1/p)·solve(A, B)."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,3 +70,15 @@ def test_denormal_entries(with_spectrum, rhs, truth, distance, within):
     # The numbers stored are the data: scaling them up by 2^1040 is exact.
     Z = solve_spd(A, B, tol=1e-8).Z
     assert distance(Z * 2.0**-520, truth(A * 2.0**520 * 2.0**520, B, -0.5)) <= within(1e-8, A.dtype)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "direct-solve", "materialize-root", "eigh"])
+def test_an_answer_below_the_normal_numbers_of_its_dtype_is_none(spd, rhs, strategy):
+    """A⁻²·B of A = 1000·…: 1e-6 and less, of which float16 keeps next to nothing; and nothing at all of zero."""
+    A, B = (3000 * spd(24, 2.0)).half(), rhs(24, 3).half()
+    settings = {"exponent": Fraction(-2), "on_failure": "nan", "strategy": strategy}
+    result = solve_spd(A, B, **settings)
+    assert result.stats.status == "stagnated" and bool(result.Z.isnan().all())
+    fine = solve_spd(A, 2000 * B, **settings)
+    assert fine.stats.status == "converged"
+    assert solve_spd(A, torch.zeros_like(B), **settings).stats.status == "converged"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure, namespace
 from iroot_solve._cholesky import run_cholesky
-from iroot_solve._choose import LANCZOS_STEPS, factoring_is_looking, hybrid_steps, steps_for
+from iroot_solve._choose import factoring_is_looking, hybrid_steps, steps_for
 from iroot_solve._completeness import unfinished
 from iroot_solve._config import PrecondConfig
 from iroot_solve._doubled import DoubledMatrix
@@ -35,8 +35,6 @@ from iroot_solve._task import SUMS, Candidate, Task
 SIGN_STEPS = 16
 # Between the seeds of its probes and those of the certificate.
 COMPLETENESS_SEED = 7919
-# Where a look at λmin goes on: κ over the square of the steps so far, for n from this on.
-UNSETTLED, MORE_STEPS_SIZE, MORE_LANCZOS_STEPS = 0.25, 512, 60
 # λmax over its Lanczos bound: 1.2–1.3 was seen.
 LANCZOS_SHARE = 0.7
 # Devices that there is a table of times for.
@@ -82,7 +80,6 @@ class Case:
     Attributes:
         matrix: A_s and its bounds.
         ends: Estimates of λmin from above and λmax from below (Ritz values), `None` where nobody looked.
-        steps: Lanczos steps that they come from.
         factored: They come from a Cholesky factorisation: within a factor of two.
         kappa: The likely condition number, once it is known.
         least_share: Of `matrix.upper`, λmax is this or more.
@@ -92,7 +89,7 @@ class Case:
         self.problem, self.options, self.ws = problem, options, ws
         self.matrix = ScaledMatrix(problem, options.damping, options.precond, ws, options.seed)
         self.ends: tuple[Tensor, Tensor] | None = None
-        self.factored, self.steps = False, LANCZOS_STEPS
+        self.factored = False
         self.kappa: float | None = None
         self.least_share = 0.5
         self._right: dict[torch.dtype, Tensor] = {}
@@ -130,7 +127,7 @@ class Case:
         self.factored = self.options.look == "cholesky"
         if self.options.look == "auto":
             self.factored = free and device in MEASURED and factoring_is_looking(self.task)
-        self.ends = self.matrix.factor_ends() if self.factored else self._ritz(free and device == "cpu")
+        self.ends = self.matrix.factor_ends() if self.factored else self.matrix.ritz()
         if self.options.abc_t is not None or self.options.blind:
             # Steps made for [l, 1], or a plan that nothing is read for.
             self.least_share = LANCZOS_SHARE
@@ -140,17 +137,6 @@ class Case:
     def _is_promised(self) -> bool:
         """Whether the condition is, and nothing else needs a look, as a caller's steps do, or D·A·D of a congruence."""
         return self.options.kappa_max is not None and self.options.abc_t is None and not self.matrix.applied
-
-    def _ritz(self, more: bool) -> tuple[Tensor, Tensor]:
-        """Ritz values; of a large matrix after `more` steps where few did not settle the lower one: the terms of a
-        series cost more."""
-        ends = self.matrix.ritz()
-        if not more or self.task.batch > 1 or self.task.n < MORE_STEPS_SIZE or 8 * self.task.k > self.task.n:
-            return ends
-        if not float(ends[1] / ends[0]) > UNSETTLED * self.steps**2:
-            return ends
-        self.steps = MORE_LANCZOS_STEPS
-        return self.matrix.ritz(self.steps)
 
     def read(self) -> Facts:
         """The numbers a plan needs, in one synchronisation."""
@@ -292,13 +278,23 @@ class Case:
         if outcome.root is None:
             low, error, size = values.T
             unknown = xp.full_like(low, math.nan)
-            error = xp.where(xp.isfinite(size), error, math.inf)
+            error = xp.where(self._out_of_range(size, error > 0), math.inf, error)
             return Verdict(Certificate(error, error, unknown), low, unknown)
         low, high, unfinished, positive, size = values[:, :5].T
         found = appraise(values[:, 5:], self.problem.n, outcome.Z.shape[-1], outcome.root, exponent)
-        # NaN: nobody looked. A Z that is not finite in the caller's dtype is no answer.
-        wrong = (unfinished > 1) | (positive <= 0) | ~xp.isfinite(size)
+        # NaN: nobody looked.
+        wrong = (unfinished > 1) | (positive <= 0) | self._out_of_range(size, values[:, 6] > 0)
         return Verdict(found._replace(error=xp.where(wrong, math.inf, found.error)), low, high)
+
+    def _out_of_range(self, size: Any, something: Any) -> Any:
+        """Where Z in the caller's dtype is no answer: not finite, or all of it below the normal numbers of that.
+
+        Args:
+            size: max|z_ij|.
+            something: Z is not zero because B is.
+        """
+        tiny = torch.finfo(self.problem.dtype).tiny
+        return ~namespace(size).isfinite(size) | ((size < tiny) & something)
 
     def _left(self, dtype: torch.dtype) -> Tensor | None:
         """What Z is multiplied by for the answer, in `dtype`."""

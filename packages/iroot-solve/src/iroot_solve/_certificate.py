@@ -185,7 +185,7 @@ def appraise(values: Any, n: int, k: int, root: Root, exponent: Fraction) -> Cer
     s = exponent.denominator
     if exponent.numerator > 0:
         residual = rest[:, 0] / rest[:, 1]
-        error = residual / s + rest[:, 2] / size
+        error = residual + rest[:, 2] / size
     else:
         share = LEAST_SHARE / math.sqrt(max(1, min(k, probe_count(s))))
         error, residual = _negative(rest, size, orders(s, root.ends), s, share)
@@ -303,9 +303,11 @@ def _root_error(relative: Any, s: int) -> Any:
 
 
 def _positive(root: Root, A: Matrix, V: Tensor, W: Tensor, s: int, q: int, onto: Action) -> list[Tensor]:
-    """‖W^(s−1)·Z − A^q·B‖, ‖A^q·B‖ with W = A^(q/s), and the drift: the first over the second is s times the error.
+    """‖W^(s−1)·Z − A^q·B‖, ‖A^q·B‖ with W = A^(q/s), and the drift.
 
-    Large eigenvalues weigh more in it than in Z. What it may miss at small ones is truncation, which `drift` sees.
+    The first over the second is s times an error that commutes with A, but only once one that mixes a large eigenvalue
+    with small ones, as rounding does: that is what it is taken for. Large eigenvalues weigh more in it than in Z. What
+    it may miss at small ones is truncation, which `drift` sees.
     """
     U = times_power(A, q, V, None)
     gap, size = _norm(onto(root.power(s - 1, W.mT).mT - U)), _norm(onto(U))

@@ -37,6 +37,7 @@ LANCZOS_CALLS, CHOLESKY_LOOK_CALLS, KRYLOV_CALLS = 16, 40, 30
 # By how much a look by factorisation may cost more than one by Lanczos: of a batch, it is the worst conditioned matrix
 # that counts, and the likelier to be missed.
 FACTOR_WORTH, BATCH_FACTOR_WORTH = 1.5, 2.5
+FEW_COLUMNS = 4
 # A factorisation and the inverse from it, over the factorisation; calls of a term of a series.
 INVERSE_PER_CHOLESKY, SUM_CALLS = 2.5, 8
 # A product with fewer columns than this reads the matrix all the same; with one of a batch, in a call of its own.
@@ -129,8 +130,10 @@ def cholesky_look_ms(task: Task) -> float:
 @lru_cache(maxsize=1024)
 def factoring_is_looking(task: Task) -> bool:
     """Whether a Cholesky factorisation is the better way to see the ends of the spectrum: it sees λmin to a factor of
-    two, which saves steps, and leaves nothing for the certificate to look for."""
+    two, which saves steps, and leaves nothing for the certificate to look for. Of few columns a step is cheap."""
     worth = FACTOR_WORTH if task.batch == 1 else BATCH_FACTOR_WORTH
+    if task.device == "cpu" and not task.root and FEW_COLUMNS * task.k < task.n:
+        worth = 1.0
     return cholesky_look_ms(task) < worth * lanczos_ms(task, LANCZOS_STEPS)
 
 

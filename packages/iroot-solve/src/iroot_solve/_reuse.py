@@ -24,7 +24,7 @@ class Kept:
     """What is known of a matrix. Nothing in it knows the workspace, which would then wait for the garbage collector.
 
     Attributes:
-        ends, factored, steps: Of the `Case`.
+        ends, factored, least_share: Of the `Case`.
         upper: Bound of λmax(A_s).
         again: Of the outcome, where what it was made from can be applied to another right-hand side.
         dtype: Of that right-hand side.
@@ -33,7 +33,7 @@ class Kept:
 
     ends: tuple[Tensor, Tensor] | None
     factored: bool
-    steps: int
+    least_share: float
     upper: Tensor
     again: Callable[[Workspace, Tensor | None], Outcome] | None
     dtype: torch.dtype
@@ -53,7 +53,8 @@ def recall(case: Case) -> Kept | None:
     kept: Kept | None = None if owner is None else case.ws.kept(NAME, owner, _settings(case))
     if kept is not None:
         case.matrix.matrix(case.problem.storage)
-        case.matrix.upper, case.ends, case.factored, case.steps = kept.upper, kept.ends, kept.factored, kept.steps
+        case.matrix.upper, case.least_share = kept.upper, kept.least_share
+        case.ends, case.factored = kept.ends, kept.factored
     return kept
 
 
@@ -65,7 +66,7 @@ def remember(case: Case, outcome: Outcome) -> None:
     lasting = outcome.again is not None and not any(held.is_inference() for held in outcome.holds)
     again, holds = (outcome.again, outcome.holds) if lasting else (None, ())
     ends, dtype = case.ends, precision(outcome.precision).storage
-    kept = Kept(ends, case.factored, case.steps, case.matrix.upper, again, dtype, holds, _versions(holds))
+    kept = Kept(ends, case.factored, case.least_share, case.matrix.upper, again, dtype, holds, _versions(holds))
     case.ws.put(NAME, owner, _settings(case), kept)
 
 

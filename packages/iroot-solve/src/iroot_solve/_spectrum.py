@@ -29,7 +29,7 @@ from iroot_solve._task import Candidate, Task
 SMALLEST_RATIO = 1e-13
 # What a matrix is taken for that nobody looked at.
 USUAL_KAPPA = 1e2
-LOOKING_SHARE = 0.95
+LOOKING_SHARE = 0.8
 # What a refinement may be spared for.
 CLEARLY = 1.15
 # Two steps of inverse iteration see λmin to a factor of two.
@@ -176,7 +176,7 @@ def _estimated_lows(case: Case, facts: Facts) -> Array | None:
     if facts.low is None:
         return None
     positive = np.fmax(facts.low, facts.upper * SMALLEST_RATIO)
-    safety = FACTORED_SAFETY if case.factored else ritz_safety(facts.upper / positive, case.steps)
+    safety = FACTORED_SAFETY if case.factored else ritz_safety(facts.upper / positive)
     low = np.where(facts.low > 0, facts.low / safety, 0.0)
     if options.damping:
         low = np.maximum(low, facts.ridge - problem.n * problem.unit_roundoff * facts.upper)
