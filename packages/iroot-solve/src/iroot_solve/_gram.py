@@ -43,7 +43,7 @@ def solve_gram_spd(
         B: `(..., n, k)` or `(n,)` of the same dtype and device; batches broadcast. `None` for the root itself.
         p_val: p ≥ 1; 2 unless `exponent` is given.
         exponent: Another power of GᵀG + ridge·I as a Fraction.
-        tol: Target of ‖Z − Z*‖_F/‖Z*‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
+        tol: Target of ‖Z − Z⋆‖_F/‖Z⋆‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
         reuse_precond: Keep GᵀG (for m < n the eigenvectors of GGᵀ) in the workspace for the next call with this very
             tensor. Changes in place are noticed, but for those through `.data`, which leave no trace; inference tensors
             are not kept.

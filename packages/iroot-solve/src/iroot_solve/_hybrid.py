@@ -1,7 +1,7 @@
 """A⁻¹·B by a few coupled steps and residual correction (p = 1).
 
-Steps that leave X = A⁻¹·(I − E), ‖E‖ ≤ ε, cost less the larger ε is. Then Z ← Z + X·(B − A·Z) takes the error from E·Z*
-to E²·Z*, E³·Z*, …: m corrections of two thin products each leave ε^(m+1), and with residuals in float64 the rounding
+Steps that leave X = A⁻¹·(I − E), ‖E‖ ≤ ε, cost less the larger ε is. Then Z ← Z + X·(B − A·Z) takes the error from E·Z⋆
+to E²·Z⋆, E³·Z⋆, …: m corrections of two thin products each leave ε^(m+1), and with residuals in float64 the rounding
 errors of X count as part of E (iterative refinement: Higham, "Accuracy and Stability of Numerical Algorithms" (2002),
 ch. 12). By symmetric products X need not be formed: its factors act on B and on every residual (`correct_on_columns`).
 """

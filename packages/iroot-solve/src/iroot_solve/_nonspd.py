@@ -32,7 +32,7 @@ def solve_nonspd(
             the closed negative real axis; the root is the principal one, with eigenvalues |arg| < π/p.
         B: `(..., n, k)` or `(n,)` of the same dtype and device; batches broadcast. `None` for the inverse root itself.
         p_val: p ≥ 1.
-        tol: Target of ‖Z − Z*‖_F/‖Z*‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
+        tol: Target of ‖Z − Z⋆‖_F/‖Z⋆‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
         workspace: Of an earlier result; the same shapes then reuse its buffers (p = 1).
         strategy: auto; for p = 1 lu, or hyperpower (matrix products only, for well-conditioned A); for p ≥ 2 eig, or
             coupled-newton (defective matrices). auto is lu, or eig and then coupled-newton.

@@ -49,7 +49,7 @@ class Refined:
     """Z = A⁻¹·B, float64 `(b, n, k)` in a buffer of the workspace, and what is known of it.
 
     Attributes:
-        facts: `(6, b)`: the error ‖Z − Z*‖_F/‖Z*‖_F, infinite where F is no inverse; the contraction
+        facts: `(6, b)`: the error ‖Z − Z⋆‖_F/‖Z⋆‖_F, infinite where F is no inverse; the contraction
             ‖G·A⁻¹V‖_F/‖A⁻¹V‖_F; the amplification ‖A⁻¹‖_F·‖B‖_F/(√n·‖Z‖_F); an estimate of σ_min(A), from above, and a
             bound of σ_max(A); max|z_ij|, before the last refinement steps. NaN where nobody looked.
         columns: Right-hand columns multiplied by an n×n matrix.

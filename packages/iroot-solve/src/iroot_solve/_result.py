@@ -37,7 +37,7 @@ class SolveStats:
 
     Attributes:
         status_code: `Status` of every matrix, int8.
-        error: Estimated relative error ‖Z − Z*‖_F/‖Z*‖_F; NaN where unverified.
+        error: Estimated relative error ‖Z − Z⋆‖_F/‖Z⋆‖_F; NaN where unverified.
         residual: ‖X^h·A·X^(p−h)·Z − Z‖_F/‖Z‖_F as measured on probes (p = 1: of ‖X·(A·Z − B)‖_F/‖Z‖_F).
         amplification: Error of Z over error of the root X that rounding predicts, ‖X‖_F‖B‖_F/(√n·‖Z‖_F); 1 for
             random B.

@@ -54,7 +54,7 @@ def solve_spd(
         B: `(..., n, k)` or `(n,)` of the same dtype and device; batches broadcast. `None` for the root itself.
         p_val: p ≥ 1; 2 unless `exponent` is given.
         exponent: Another power of A as a Fraction: −q/s, or q/s (which accepts singular positive semidefinite A).
-        tol: Target of ‖Z − Z*‖_F/‖Z*‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
+        tol: Target of ‖Z − Z⋆‖_F/‖Z⋆‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
         ridge: Added to A's diagonal, in units of A.
         ridge_rel: Added to A's diagonal, times the mean of the diagonal.
         kappa_max: A promised bound of the condition number of A + ridge.

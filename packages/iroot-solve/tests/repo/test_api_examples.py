@@ -74,6 +74,13 @@ def test_an_example_is_shown_as_code(page, module, name):
 
 
 @pytest.mark.parametrize(("page", "module", "name"), NAMES)
+def test_no_asterisk_is_taken_for_italics(page, module, name):
+    """The exact Z is Z⋆: two asterisks in a paragraph vanish from the site."""
+    text, _, _ = (inspect.getdoc(the(module, name)) or "").partition(">>>")
+    assert not re.search(r"[A-Za-z]\*[^*`]*[A-Za-z]\*", re.sub(r"`[^`]*`", "", text))
+
+
+@pytest.mark.parametrize(("page", "module", "name"), NAMES)
 def test_it_says_its_shapes(page, module, name):
     found = the(module, name)
     if inspect.isfunction(found) and name not in REFERS and "Tensor" in str(inspect.signature(found)):

@@ -36,7 +36,7 @@ class Sample:
         arm, p, side: What was asked for; `side` is the kind of B.
         kappa: λmax/λmin of the matrix as passed, with its ridge.
         status, strategy, precision, products, steps, fallbacks: As the solver reports them.
-        error: ‖Z − Z*‖_F/‖Z*‖_F; NaN where there is no truth.
+        error: ‖Z − Z⋆‖_F/‖Z⋆‖_F; NaN where there is no truth.
         estimate: What the solver says the error is.
         eigh_error: Error of V·λ^(-1/p)·Vᵀ·B by `torch.linalg.eigh` in the dtype of the case (16-bit: in float32).
     """

@@ -81,12 +81,12 @@ class Truth:
         return torch.from_numpy(Z.astype(np.float64))
 
     def error(self, Z: Tensor, exponent: Fraction, B: Tensor | None) -> float:
-        """‖Z − Z*‖_F/‖Z*‖_F; infinite where Z holds anything that is not a number."""
+        """‖Z − Z⋆‖_F/‖Z⋆‖_F; infinite where Z holds anything that is not a number."""
         return relative_error(Z, self.power(exponent, B))
 
 
 def relative_error(Z: Tensor, true: Tensor) -> float:
-    """‖Z − Z*‖_F/‖Z*‖_F with both scaled by max |Z*|, so that no square overflows or vanishes."""
+    """‖Z − Z⋆‖_F/‖Z⋆‖_F with both scaled by max |Z⋆|, so that no square overflows or vanishes."""
     top = true.abs().amax()
     error = float(torch.linalg.vector_norm(Z.double() / top - true / top) / torch.linalg.vector_norm(true / top))
     return error if math.isfinite(error) else math.inf
