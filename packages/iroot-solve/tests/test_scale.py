@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iroot_solve import solve_spd
+from iroot_solve import solve_gram_spd, solve_nonspd, solve_spd
 
 KAPPA = 1e2
 
@@ -82,3 +82,27 @@ def test_an_answer_below_the_normal_numbers_of_its_dtype_is_none(spd, rhs, strat
     fine = solve_spd(A, 2000 * B, **settings)
     assert fine.stats.status == "converged"
     assert solve_spd(A, torch.zeros_like(B), **settings).stats.status == "converged"
+
+
+def test_no_solver_calls_an_underflow_an_answer(spd, rhs):
+    """A⁻¹·B of 1e-7 in float16, whose normal numbers begin at 6e-5: by factorisations, series, operators and G."""
+    A, B = (3000 * spd(24, 2.0)).half(), (1e-3 * rhs(24, 2)).half()
+    G = (60 * torch.linalg.qr(rhs(40, 24)).Q).half()
+    tall, wide = {"p_val": 1, "on_failure": "nan"}, {"p_val": 1, "on_failure": "nan", "ridge": 1e3}
+    results = [
+        *(solve_spd(A, B, strategy=name, **tall) for name in ("auto", "cholesky", "lanczos", "cayley")),
+        solve_spd(lambda V: A.float().matmul(V.float()).half(), B, **tall),
+        solve_gram_spd(G, B, **tall),
+        solve_gram_spd(G, B, strategy="lanczos", **tall),
+        solve_gram_spd(G.mT, (1e-3 * rhs(40, 2)).half(), **wide),
+        solve_nonspd(A, B, on_failure="nan"),
+    ]
+    assert [result.stats.status for result in results] == ["stagnated"] * len(results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_zero_is_an_answer_where_it_is_one(dtype):
+    """A^(1/2)·e of an e in the null space."""
+    A, e = torch.diag(torch.tensor([1.0, 0.0, 1.0])).to(dtype), torch.tensor([0.0, 1.0, 0.0]).to(dtype)
+    result = solve_spd(A, e, exponent=Fraction(1, 2), strategy="lanczos")
+    assert result.stats.status == "converged" and not bool(result.Z.any())

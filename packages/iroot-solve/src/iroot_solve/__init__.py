@@ -1,5 +1,6 @@
 """Inverse p-th roots, (A + ridge·I)^(-1/p)·B: true to the matrix that was passed, with the error reported."""
 
+import iroot_solve._compiled  # noqa: F401 (registers torch.ops.iroot.solve)
 from iroot_solve._apply import apply_inverse_root_auto, apply_inverse_root_gram_spd
 from iroot_solve._config import PrecondConfig, ScheduleConfig
 from iroot_solve._each import solve_each

@@ -28,7 +28,7 @@ from iroot_solve._options import Options
 from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
-from iroot_solve._scales import magnitude
+from iroot_solve._scales import lost, magnitude
 from iroot_solve._sums import cayley_fixed, chebyshev_fixed, run_cayley, run_chebyshev, stored
 from iroot_solve._task import SUMS, Candidate, Task
 
@@ -268,33 +268,24 @@ class Case:
     def _own(self, outcome: Outcome, out: Tensor) -> Tensor:
         """The strategy's own estimate."""
         assert outcome.error is not None
+        scaled = magnitude(outcome.Z)
         largest = magnitude(self.deliver(outcome, out))
         lowest = torch.full_like(outcome.error, torch.nan) if outcome.lowest is None else outcome.lowest.double()
-        return torch.stack((lowest, outcome.error, largest), -1)
+        return torch.stack((lowest, outcome.error, largest, scaled), -1)
 
     def _verdict(self, outcome: Outcome, values: Any) -> Verdict:
         """What was measured, appraised: on the host an array, else a tensor."""
         xp, exponent = namespace(values), self.problem.exponent
         if outcome.root is None:
-            low, error, size = values.T
+            low, error, size, scaled = values.T
             unknown = xp.full_like(low, math.nan)
-            error = xp.where(self._out_of_range(size, error > 0), math.inf, error)
+            error = xp.where(lost(size, scaled, self.problem.dtype), math.inf, error)
             return Verdict(Certificate(error, error, unknown), low, unknown)
         low, high, unfinished, positive, size = values[:, :5].T
         found = appraise(values[:, 5:], self.problem.n, outcome.Z.shape[-1], outcome.root, exponent)
         # NaN: nobody looked.
-        wrong = (unfinished > 1) | (positive <= 0) | self._out_of_range(size, values[:, 6] > 0)
+        wrong = (unfinished > 1) | (positive <= 0) | lost(size, values[:, 5], self.problem.dtype)
         return Verdict(found._replace(error=xp.where(wrong, math.inf, found.error)), low, high)
-
-    def _out_of_range(self, size: Any, something: Any) -> Any:
-        """Where Z in the caller's dtype is no answer: not finite, or all of it below the normal numbers of that.
-
-        Args:
-            size: max|z_ij|.
-            something: Z is not zero because B is.
-        """
-        tiny = torch.finfo(self.problem.dtype).tiny
-        return ~namespace(size).isfinite(size) | ((size < tiny) & something)
 
     def _left(self, dtype: torch.dtype) -> Tensor | None:
         """What Z is multiplied by for the answer, in `dtype`."""

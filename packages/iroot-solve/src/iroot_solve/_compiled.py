@@ -1,8 +1,7 @@
-"""The solver as operators of torch: who knows the shapes of what comes back need not look inside.
+"""The solver as an operator of torch: who knows the shapes of what comes back need not look inside.
 
-`inverse_root` and `inverse_root_apply` become `torch.ops.iroot.solve` where they are compiled, and `solve_spd` becomes
-`torch.ops.iroot.solve_with_stats` (`_traced`), so that `torch.compile(fullgraph=True)` goes through them; what runs is
-the same solve.
+`solve_spd`, and with it `inverse_root` and `inverse_root_apply`, becomes `torch.ops.iroot.solve` where it is compiled
+(`_traced`), so that `torch.compile(fullgraph=True)` goes through; what runs is the same solve.
 """
 
 from __future__ import annotations
@@ -17,51 +16,10 @@ from iroot_solve._problem import read_problem
 from iroot_solve._result import NUMBERS
 from iroot_solve._spd import solve_spd
 
-# What an operator's schema can hold.
-SETTINGS = ("tol", "ridge", "ridge_rel", "kappa_max", "strategy", "precision", "on_failure", "verify")
-
 
 # The schema is read from the annotations, which therefore say Optional.
 @torch.library.custom_op("iroot::solve", mutates_args=())
 def solve_op(
-    A: Tensor,
-    B: Optional[Tensor],  # noqa: UP045
-    numerator: int,
-    denominator: int,
-    tol: Optional[float] = None,  # noqa: UP045
-    ridge: float = 0.0,
-    ridge_rel: float = 0.0,
-    kappa_max: Optional[float] = None,  # noqa: UP045
-    strategy: str = "auto",
-    precision: str = "auto",
-    on_failure: str = "raise",
-    verify: bool = True,
-) -> Tensor:
-    """Z of `solve_spd` for the exponent numerator/denominator."""
-    return solve_spd(
-        A,
-        B,
-        exponent=Fraction(numerator, denominator),
-        tol=tol,
-        ridge=ridge,
-        ridge_rel=ridge_rel,
-        kappa_max=kappa_max,
-        strategy=strategy,
-        precision=precision,
-        on_failure=on_failure,
-        verify=verify,
-    ).Z.contiguous()
-
-
-@solve_op.register_fake
-def _shape(A: Tensor, B: Tensor | None, numerator: int, denominator: int, *settings: Any, **more: Any) -> Tensor:
-    """An empty Z."""
-    problem = read_problem(A, B, p_val=None, exponent=Fraction(numerator, denominator), tol=None)
-    return A.new_empty(problem.shape)
-
-
-@torch.library.custom_op("iroot::solve_with_stats", mutates_args=())
-def solve_with_stats_op(
     A: Tensor,
     B: Optional[Tensor],  # noqa: UP045
     numerator: int,
@@ -93,7 +51,7 @@ def solve_with_stats_op(
     return Z.contiguous(), stats.status_code.clone(), torch.stack([getattr(stats, name) for name in NUMBERS])
 
 
-@solve_with_stats_op.register_fake
+@solve_op.register_fake
 def _shapes(
     A: Tensor, B: Tensor | None, numerator: int, denominator: int, *settings: Any, **more: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,20 +59,3 @@ def _shapes(
     problem = read_problem(A, B, p_val=None, exponent=Fraction(numerator, denominator), tol=None)
     codes = A.new_empty(problem.batch, dtype=torch.int8)
     return A.new_empty(problem.shape), codes, A.new_empty((6, *problem.batch), dtype=torch.float64)
-
-
-def compiled(A: Tensor, B: Tensor | None, p: int, settings: dict[str, Any]) -> Tensor:
-    """The call as the operator.
-
-    Raises:
-        ValueError: A setting that an operator cannot take.
-    """
-    known = {name: value for name, value in settings.items() if name in SETTINGS}
-    power = settings.get("exponent")
-    others = [name for name in settings if name not in SETTINGS and name != "exponent"]
-    if others:
-        names = ", ".join((*SETTINGS, "exponent"))
-        raise ValueError(f"{others[0]} does not go through torch.compile; those that do: {names}")
-    numerator, denominator = (-1, p) if power is None else (power.numerator, power.denominator)
-    Z: Tensor = solve_op(A, B, numerator, denominator, **known)
-    return Z

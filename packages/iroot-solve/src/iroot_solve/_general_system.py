@@ -12,7 +12,7 @@ from iroot_solve._certificate import Array
 from iroot_solve._ladder import Ledger
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
-from iroot_solve._scales import Scales
+from iroot_solve._scales import Scales, lost
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class Attempt:
 
     def record(self, ledger: Ledger, rows: Array, system: System) -> None:
         """Take the answers that are better than those there are; one beyond the range of its dtype is none."""
-        within = ~(np.ldexp(self.largest, system.undo) > torch.finfo(ledger.Z.dtype).max)
-        error = np.where(within, self.error, np.inf)
+        gone = lost(np.ldexp(self.largest, system.undo), self.largest, ledger.Z.dtype)
+        error = np.where(gone, np.inf, self.error)
         if ledger.strategy == "none" and rows.size == ledger.Z.shape[0]:
             system.scales.restore(self.Z, ledger.Z)
             better = np.arange(rows.size)

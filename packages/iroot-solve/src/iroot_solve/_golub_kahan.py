@@ -19,7 +19,7 @@ from iroot_solve._predict import rounding_error
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import DirectSchedule, SolveResult, SolveWorkspace, Status
-from iroot_solve._scales import magnitude
+from iroot_solve._scales import lost, magnitude
 from iroot_solve._solve import destination
 from iroot_solve._wide_gram import scaled_right_hand_side
 
@@ -61,7 +61,8 @@ def _solve(problem: Problem, options: Options, ledger: Ledger, ws: SolveWorkspac
     error = torch.where(found.converged | (found.error > problem.tol), error, torch.inf)
     undo = 2 * source.exponent * alpha.numerator // alpha.denominator + f
     ledger.Z.copy_(ldexp(found.Z, undo[:, None, None]))
-    _record(ledger, torch.where(magnitude(ledger.Z).isfinite(), error, torch.inf), usable)
+    gone = lost(magnitude(ledger.Z), magnitude(found.Z), problem.dtype)
+    _record(ledger, torch.where(gone, torch.inf, error), usable)
     low, high, ledger.ridge = (torch.stack((found.ritz_low, found.ritz_high, ridge)) * unit).cpu().numpy()
     ledger.lambda_min, ledger.lambda_max = low, high
     ledger.codes[found.indefinite.cpu().numpy() & usable.cpu().numpy()] = Status.singular

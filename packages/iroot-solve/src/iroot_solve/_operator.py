@@ -18,7 +18,7 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem, check_dtype
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
-from iroot_solve._scales import magnitude
+from iroot_solve._scales import lost, magnitude
 from iroot_solve._solve import destination, warn_of_ignored_scaling
 from iroot_solve._sums import chebyshev_fixed, run_chebyshev
 
@@ -137,8 +137,8 @@ def _solve(A: Operator, problem: Problem, options: Options, ledger: Ledger, ws: 
     outcome = _run(A, B, problem, options, ws)
     ledger.Z.copy_(ldexp(outcome.Z, f[:, None, None]))
     assert outcome.error is not None
-    usable = magnitude(ledger.Z).isfinite()
-    ledger.error = torch.where(usable, outcome.error, torch.inf).cpu().numpy()
+    gone = lost(magnitude(ledger.Z), magnitude(outcome.Z), problem.dtype)
+    ledger.error = torch.where(gone, torch.inf, outcome.error).cpu().numpy()
     ledger.residual = ledger.error
     ledger.account(outcome)
     ledger.ridge[:] = options.damping.ridge

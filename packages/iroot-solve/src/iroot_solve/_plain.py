@@ -31,7 +31,7 @@ from iroot_solve._predict import rounding_error
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
-from iroot_solve._scales import magnitude, norm
+from iroot_solve._scales import lost, magnitude, norm
 from iroot_solve._spectrum import first_candidate, looking_pays, symmetry_limit
 from iroot_solve._task import Task
 from iroot_solve._transpose import is_symmetric, plus_transpose
@@ -202,8 +202,9 @@ class _Passed:
         self._note(outcome, ledger)
         doubtful = suspicious(outcome, ledger.lambda_min, ledger.lambda_max, problem, None)
         good = (ledger.error <= problem.tol / 2) & ~doubtful
-        # Beyond the range of the caller's dtype is no answer. And `out` is his, until there is one.
-        if not good.all() or not float(magnitude(Z).amax()) <= torch.finfo(problem.dtype).max:
+        # And `out` is the caller's, until there is an answer in his dtype.
+        size = magnitude(Z)
+        if not good.all() or lost(size, size, problem.dtype).any():
             return False
         ledger.Z.copy_(Z)
         return True

@@ -1,13 +1,11 @@
-"""The root itself, and just Z; under torch.compile as an operator (`_compiled`)."""
+"""The root itself, and just Z."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from iroot_solve._compiled import compiled
 from iroot_solve._spd import solve_spd
 
 
@@ -32,8 +30,6 @@ def inverse_root(A: Tensor, p: int = 2, **settings: Any) -> Tensor:
         >>> torch.allclose(X, torch.tensor([[0.5, 0.0], [0.0, 0.25]]))
         True
     """
-    if torch.compiler.is_compiling():
-        return compiled(A, None, p, settings)
     return solve_spd(A, None, **_with_power(p, settings)).Z
 
 
@@ -59,8 +55,6 @@ def inverse_root_apply(A: Tensor, B: Tensor, p: int = 2, **settings: Any) -> Ten
         >>> torch.allclose(Z, torch.tensor([0.5, 0.25]))
         True
     """
-    if torch.compiler.is_compiling():
-        return compiled(A, B, p, settings)
     return solve_spd(A, B, **_with_power(p, settings)).Z
 
 

@@ -7,6 +7,7 @@ s the scaling is undone by a power of two, whatever the root. All three factors 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from iroot_precond import ldexp, power_of_two
@@ -39,6 +40,18 @@ def unit(V: Tensor) -> tuple[Tensor, Tensor]:
 def magnitude(V: Tensor) -> Tensor:
     """max|v_ij| of every matrix, float64 `(b,)`; not finite where V is not."""
     return torch.maximum(V.amax((-2, -1)), -V.amin((-2, -1))).double()
+
+
+def lost(size: Any, scaled: Any, dtype: torch.dtype) -> Any:
+    """Where Z in the caller's dtype is no answer, arrays or tensors: not finite, or all of it below the normal numbers.
+
+    Args:
+        size: max|z_ij| in the caller's units.
+        scaled: The same, or a norm, before these were restored: what was zero then has lost nothing.
+        dtype: The caller's.
+    """
+    range_ = torch.finfo(dtype)
+    return ~(size <= range_.max) | ((size < range_.tiny) & (scaled > 0))
 
 
 class Scales:

@@ -46,7 +46,7 @@ def traced(
         if value is not default and value != default:
             raise ValueError(f"{name} does not go through torch.compile; those that do: {', '.join(settings)}")
     settings["verify"] = str(settings["verify"])
-    operator = torch.ops.iroot.solve_with_stats
+    operator = torch.ops.iroot.solve
     Z, codes, numbers = operator(A, B, exponent.numerator, exponent.denominator, **settings)
     stats = SolveStats(
         status_code=codes,

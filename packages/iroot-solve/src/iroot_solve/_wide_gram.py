@@ -25,7 +25,7 @@ from iroot_solve._options import Options
 from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import DirectSchedule, SolveResult, SolveWorkspace, Status
-from iroot_solve._scales import magnitude
+from iroot_solve._scales import lost, magnitude
 from iroot_solve._solve import destination
 from iroot_solve._thin import thin
 
@@ -138,14 +138,15 @@ def _solve(
     root = Root(X.power, roundoff=2.0**-53, norm=X.norm())
     A = GramMatrix(G, torch.zeros_like(f), ridge)
     measured = measure(root, A, B, Z, alpha, options.seed).cpu().numpy() if options.verify else None
+    scaled = magnitude(Z)
     undo = 2 * source.exponent * alpha.numerator // alpha.denominator + f
     ledger.Z.copy_(ldexp(Z, undo[:, None, None], out=Z))
     largest = values[:, -1].clamp_min(0.0) + ridge
     ledger.lambda_max, ledger.lambda_min, ledger.ridge = (torch.stack((largest, ridge, ridge)) * unit).cpu().numpy()
     if measured is not None:
         found = appraise(measured, problem.n, problem.columns, root, alpha)
-        overflown = ~magnitude(ledger.Z).isfinite().cpu().numpy()  # in the caller's dtype that is no answer
-        ledger.error = np.where(overflown, np.inf, found.error)
+        gone = lost(magnitude(ledger.Z), scaled, problem.dtype).cpu().numpy()
+        ledger.error = np.where(gone, np.inf, found.error)
         ledger.residual, ledger.amplification = found.residual, found.amplification
     ledger.codes = np.where(usable.cpu().numpy(), Status.stagnated, Status.nonfinite_input).astype(np.int8)
     m = G.shape[-2]

@@ -44,6 +44,7 @@ GRAM, REUSE, CERTIFICATE, SCALES, HYBRID = (
 CAPTURE, COMPLETENESS, DEFERRED = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("capture", "completeness", "deferred")
 )
+POWERS = "packages/iroot-solve/tests/test_powers.py"
 PLAIN, SYMMETRIC = "packages/iroot-solve/tests/test_plain.py", "packages/iroot-kernels/tests/test_symmetric.py"
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
 COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
@@ -109,6 +110,10 @@ MUTANTS = (
     ),
     Mutant("proof", f"{COEFFS_SRC}/_step.py", "c * factor**-a for c", "c * factor**a for c", (COEFFS,)),
     Mutant("undo factor", f"{PRECOND_SRC}/_scaling.py", "torch.exp2(rest.to", "torch.exp2(-rest.to", (PRECOND,)),
+    Mutant("range", f"{SOLVE_SRC}/_scales.py", "size < range_.tiny", "size < 0", (f"{SOLVE}/test_scale.py",)),
+    Mutant(
+        "estimate", f"{SOLVE_SRC}/_certificate.py", "error = residual + rest", "error = residual / s + rest", (POWERS,)
+    ),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "m * alpha.numerator", "m * -alpha.numerator", (SOLVE,)),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + exponents[1]", "self.undo - exponents[1]", (SOLVE,)),
     Mutant("undo factor", f"{SOLVE_SRC}/_case.py", "torch.exp2(matrix.shift", "torch.exp2(-matrix.shift", (SOLVE,)),

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from iroot_solve.bench._drawing import optional
 from iroot_solve.bench._rows import AUTO, power_of_ten
 from iroot_solve.bench._run import MANIFEST, REPORT, SAMPLES
 from iroot_solve.bench._table import LONGEST, milliseconds
@@ -168,7 +168,7 @@ def render(folder: Path) -> str:
         folder: Of the run; its manifest and `raw/samples.jsonl` are read.
     """
     manifest, cells = json.loads((folder / MANIFEST).read_text("utf-8")), read(folder / SAMPLES)
-    if (drawing := _drawing()) and cells:
+    if (drawing := optional("_map_plot")) and cells:
         (folder / FIGURE).parent.mkdir(exist_ok=True)
         (folder / FIGURE).write_bytes(drawing.svg(cells, manifest["device_name"]))
     return report(manifest, cells)
@@ -200,7 +200,7 @@ def report(manifest: dict[str, Any], cells: Sequence[Cell]) -> str:
     ]
     if cells:
         worst = [c for c in _by_distance(cells) if not c.near][:WORST]
-        parts += [f"![{ALT}]({FIGURE.as_posix()})"] if _drawing() else []
+        parts += [f"![{ALT}]({FIGURE.as_posix()})"] if optional("_map_plot") else []
         parts += ["## Worst cells", _table(worst)] if worst else []
         parts += ["## Arms", _arms(cells), "## All cells", _table(sorted(cells, key=lambda c: c.place))]
     return "\n\n".join(parts) + "\n"
@@ -280,14 +280,3 @@ def _share(good: Sequence[bool]) -> str:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _drawing() -> ModuleType | None:
-    """The figure, where matplotlib is installed."""
-    try:
-        from iroot_solve.bench import _map_plot
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] != "matplotlib":
-            raise
-        return None
-    return _map_plot

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from iroot_solve.bench import _manifest, _samples
 from iroot_solve.bench._ab_table import markdown
+from iroot_solve.bench._drawing import optional
 from iroot_solve.bench._rows import Row, constants_label, grouped, rows
 from iroot_solve.bench._samples import Sample
 from iroot_solve.bench._table import MISSES, summary, table
@@ -47,7 +47,7 @@ def render(folder: Path) -> None:
     manifest, samples = _manifest.read(folder / "manifest.json"), _samples.read(folder / "raw" / "samples.jsonl")
     for old in (folder / "plots").glob("*.svg"):
         old.unlink()
-    if drawing := _drawing():
+    if drawing := optional("_plots"):
         (folder / "plots").mkdir(exist_ok=True)
         for name, svg in drawing.plots(manifest, samples).items():
             (folder / "plots" / name).write_bytes(svg)
@@ -62,7 +62,7 @@ def report(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
         manifest: How the samples were made.
         samples: All of them.
     """
-    tol, measured, drawing = manifest["tol"], rows(samples), _drawing()
+    tol, measured, drawing = manifest["tol"], rows(samples), optional("_plots")
     images: dict[str | None, list[str]] = {}
     for plot in drawing.sheet(manifest, samples) if drawing else []:
         images.setdefault(plot.case, []).append(f"![{plot.alt}](plots/{plot.name})")
@@ -124,14 +124,3 @@ def _facts(case: Sequence[Row]) -> str:
 def _range(counts: Sequence[int]) -> str:
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _drawing() -> ModuleType | None:
-    """The plots, where matplotlib is installed."""
-    try:
-        from iroot_solve.bench import _plots
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] != "matplotlib":
-            raise
-        return None
-    return _plots
