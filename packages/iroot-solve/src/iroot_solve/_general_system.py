@@ -114,7 +114,7 @@ class Attempt:
     def record(self, ledger: Ledger, rows: Array, system: System) -> None:
         """Take the answers that are better than those there are; one beyond the range of its dtype is none."""
         gone = lost(np.ldexp(self.largest, system.undo), self.largest, ledger.Z.dtype)
-        error = np.where(gone, np.inf, self.error)
+        error = np.where(gone & ~np.isnan(self.largest), np.inf, self.error)  # NaN: nobody looked
         if ledger.strategy == "none" and rows.size == ledger.Z.shape[0]:
             system.scales.restore(self.Z, ledger.Z)
             better = np.arange(rows.size)
