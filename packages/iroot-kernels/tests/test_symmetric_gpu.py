@@ -102,10 +102,10 @@ def test_a_captured_root_answers_for_new_data(spd, power, error, schedule):
 def test_neighbours_do_not_disturb_one_another(spd, schedule):
     A = spd(96, 1e2, batch=3, dtype=torch.float32).cuda()
     root = SymmetricRoot(schedule(2, 1e2, (2, 4)), p=2)
-    alone = [root(A[i : i + 1]).clone() for i in range(3)]
+    good = root(A).clone()
     A[1] = torch.nan
     X = root(A)
-    assert torch.equal(X[:1], alone[0]) and torch.equal(X[2:], alone[2]) and bool(X[1].isnan().any())
+    assert torch.equal(X[::2], good[::2]) and bool(X[1].isnan().any())
 
 
 def test_products_are_counted_like_full_ones(spd, schedule):

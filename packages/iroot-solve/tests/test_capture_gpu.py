@@ -7,6 +7,7 @@ from iroot_solve import SolveWorkspace, orthogonalize, solve_gram_spd, solve_spd
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode", "ignore:.*Profiler clears events"),
 ]
 
 LATER = {"kappa_max": 1.1e3, "verify": "deferred", "on_failure": "nan"}

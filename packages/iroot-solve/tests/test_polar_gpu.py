@@ -110,6 +110,7 @@ def test_given_steps_in_a_graph(shape, strategy, dtype):
         assert bool(stats.error.isnan().all()) and bool((stats.rank == -1).all())
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_same_bits_and_no_wait(dtype):
     G, ws = _matrix(2, 300, 200, dtype=dtype), Workspace()
