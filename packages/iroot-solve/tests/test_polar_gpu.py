@@ -123,7 +123,7 @@ def test_same_bits_and_no_wait(dtype):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("exponent", [-120, -40, 40, 120])
+@pytest.mark.parametrize("exponent", [-100, -40, 40, 120])  # bfloat16 keeps all its bits down to 2^-126
 def test_a_power_of_two_changes_no_bit(exponent):
     G = _matrix(130, 70, dtype=torch.bfloat16)
     scaled = torch.ldexp(G.double(), torch.tensor(exponent, device="cuda")).bfloat16()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from iroot_solve._case import Case
-from iroot_solve._certificate import Certificate
+from iroot_solve._certificate import Certificate, put
 from iroot_solve._choose import choose
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
@@ -27,17 +27,18 @@ from iroot_solve._task import Candidate
 
 # A normalised bound lies in [1/2, 1).
 NORMALISED = 0.5
-FORMS = ("direct-solve", "materialize-root")
+FORMS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc")
 
 
 def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
     """Z and what is known of it; matrices without an answer are NaN."""
     case = Case(problem, options, ws)
     case.look()
-    assert options.kappa_max is not None
-    low, high = NORMALISED * case.least_share / options.kappa_max, 1.0
-    finite = case.matrix.blank()
-    outcome = case.run(_candidate(case, low, high), low, high)
+    low, high = _spectrum(case)
+    candidate, finite = _candidate(case, low, high), case.matrix.upper.isfinite()
+    if candidate.strategy == "eigh":
+        case.matrix.blank()
+    outcome = case.run(candidate, low, high)
     if options.deferred:
         status, certificate = _judged(case, outcome, Z, finite)
         Z.masked_fill_((status != Status.converged)[:, None, None], torch.nan)
@@ -50,13 +51,20 @@ def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tenso
     return Report(problem, options, ws, ledger, case).result(status, torch.stack((*certificate, *_ends(case))))
 
 
+def _spectrum(case: Case) -> tuple[float, float]:
+    """What is planned for: λmax is `least_share` of its bound or more, and the bound 1, or in [1/2, 1)."""
+    assert case.options.kappa_max is not None
+    share = case.least_share * (NORMALISED if case.matrix.stretch is None else 1.0)
+    return share / case.options.kappa_max, 1.0
+
+
 def _candidate(case: Case, low: float, high: float) -> Candidate:
-    """Of the caller's strategy, or of the cheaper form of the iteration."""
+    """Of the caller's strategy, or of the cheapest form of the iteration."""
     task, strategy = case.task, case.options.strategy
     names = [strategy] if strategy != "auto" else [name for name in FORMS if name in task.strategies] or ["eigh"]
     if names == ["eigh"] and (case.options.deferred or case.ws.recording):
         raise ValueError(f"exponent={task.exponent} is for eigh, and a call that reads nothing back cannot take that")
-    found = [choose(task, low, high, name) for name in names]
+    found = [choose(task, low, high, name, case.options.kappa_max) for name in names]
     return min(found, key=lambda candidate: (not task.meets(candidate.error), candidate.milliseconds))
 
 
@@ -68,12 +76,12 @@ def _judged(case: Case, outcome: Outcome, Z: Tensor, finite: Tensor) -> tuple[Te
         finite = finite & matrix.scales.right.isfinite()
     zero = matrix.upper == 0
     symmetric = matrix.defect <= symmetry_limit(problem)
-    error = torch.where(finite & symmetric, torch.where(zero, _of_zero(problem), found.error), math.inf)
-    status = torch.where(error <= problem.reachable_tol, int(Status.converged), int(Status.stagnated))
+    error = put(math.inf, ~(finite & symmetric), put(_of_zero(problem), zero, found.error))
+    status = torch.full_like(zero, Status.stagnated, dtype=torch.int8)
+    status.masked_fill_(error <= problem.reachable_tol, Status.converged)
     if problem.exponent < 0:
-        status = torch.where(zero, int(Status.singular), status)
-    status = torch.where(finite, status, int(Status.nonfinite_input)).to(torch.int8)
-    return status, found._replace(error=error)
+        status.masked_fill_(zero, Status.singular)
+    return status.masked_fill_(~finite, Status.nonfinite_input), found._replace(error=error)
 
 
 def _of_zero(problem: Problem) -> float:

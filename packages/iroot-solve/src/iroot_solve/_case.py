@@ -13,10 +13,10 @@ from iroot_kernels import multiplication, precision, quadratics, symmetric_produ
 from iroot_precond import ritz_extremes
 from torch import Tensor
 
-from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure, namespace
+from iroot_solve._certificate import Array, Certificate, Matrix, PlainMatrix, appraise, measure, namespace, put
 from iroot_solve._cholesky import run_cholesky
 from iroot_solve._choose import factoring_is_looking, hybrid_steps, steps_for
-from iroot_solve._completeness import unfinished
+from iroot_solve._completeness import COMPLETENESS_SEED, unfinished
 from iroot_solve._config import PrecondConfig
 from iroot_solve._doubled import DoubledMatrix
 from iroot_solve._eigh import run_eigh
@@ -33,8 +33,6 @@ from iroot_solve._sums import cayley_fixed, chebyshev_fixed, run_cayley, run_che
 from iroot_solve._task import SUMS, Candidate, Task
 
 SIGN_STEPS = 16
-# Between the seeds of its probes and those of the certificate.
-COMPLETENESS_SEED = 7919
 # λmax over its Lanczos bound: 1.2–1.3 was seen.
 LANCZOS_SHARE = 0.7
 # Devices that there is a table of times for.
@@ -115,11 +113,11 @@ class Case:
         device, free = self.problem.A.device.type, self.options.strategy == "auto" and not self.options.blind
         if device != "cpu" and (self.options.blind or self._is_promised()):
             # The lower end is promised, and the upper one takes few calls and no numbers from the host.
-            self.least_share = self.matrix.bound_by_squares()
+            self.least_share = self.matrix.bound_by_power()
             if self.options.precond != PrecondConfig(ridge_rel=self.options.precond.ridge_rel):
                 self.matrix.tighten()
             if self.options.blind:
-                self.matrix.normalise()
+                self._normalise()
             return
         self.matrix.tighten()
         if self.options.look == "none":
@@ -131,8 +129,12 @@ class Case:
         if self.options.abc_t is not None or self.options.blind:
             # Steps made for [l, 1], or a plan that nothing is read for.
             self.least_share = LANCZOS_SHARE
-            shift = self.matrix.normalise()
+            shift = self._normalise()
             self.ends = torch.ldexp(self.ends[0], -shift), torch.ldexp(self.ends[1], -shift)
+
+    def _normalise(self) -> Tensor:
+        """`ScaledMatrix.normalise`; wholly where nobody has made steps for it and float64 is there to judge."""
+        return self.matrix.normalise(self.options.blind and self.problem.storage is torch.float32)
 
     def _is_promised(self) -> bool:
         """Whether the condition is, and nothing else needs a look, as a caller's steps do, or D·A·D of a congruence."""
@@ -252,7 +254,7 @@ class Case:
             return self._own(outcome, out)
         wide = self.problem.storage is torch.float64
         # Against what was passed, not against what it was rounded to.
-        judged = torch.float64 if wide else outcome.judge
+        judged = torch.float64 if wide or self.matrix.stretch is not None else outcome.judge
         A, Z = self.matrix.matrix(judged), outcome.Z
         exponent, root, B = self.problem.exponent, outcome.root, self.right(judged)
         if Z.dtype is not A.dtype:
@@ -279,13 +281,13 @@ class Case:
         if outcome.root is None:
             low, error, size, scaled = values.T
             unknown = xp.full_like(low, math.nan)
-            error = xp.where(lost(size, scaled, self.problem.dtype), math.inf, error)
+            error = put(math.inf, lost(size, scaled, self.problem.dtype), error)
             return Verdict(Certificate(error, error, unknown), low, unknown)
         low, high, unfinished, positive, size = values[:, :5].T
         found = appraise(values[:, 5:], self.problem.n, outcome.Z.shape[-1], outcome.root, exponent)
         # NaN: nobody looked.
         wrong = (unfinished > 1) | (positive <= 0) | lost(size, values[:, 5], self.problem.dtype)
-        return Verdict(found._replace(error=xp.where(wrong, math.inf, found.error)), low, high)
+        return Verdict(found._replace(error=put(math.inf, wrong, found.error)), low, high)
 
     def _left(self, dtype: torch.dtype) -> Tensor | None:
         """What Z is multiplied by for the answer, in `dtype`."""
@@ -335,8 +337,7 @@ class Case:
             Z = matrix.scale.undo_solution(Z)
             if self.problem.B is None:  # (D·A·D)⁻¹ = D⁻¹A⁻¹D⁻¹: the second D stands on the right
                 Z = Z * matrix.scale.d.unsqueeze(-2)
-        if matrix.shift is not None:
-            Z = Z.mul_(torch.exp2(matrix.shift.double() * float(self.problem.exponent)).to(Z.dtype)[:, None, None])
+        Z = matrix.undo_normalised(Z)
         left = self._left(Z.dtype)
         if left is not None:
             shape = (*left.shape[:-1], Z.shape[-1])

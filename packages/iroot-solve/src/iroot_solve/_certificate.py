@@ -190,15 +190,20 @@ def appraise(values: Any, n: int, k: int, root: Root, exponent: Fraction) -> Cer
         share = LEAST_SHARE / math.sqrt(max(1, min(k, probe_count(s))))
         error, residual = _negative(rest, size, orders(s, root.ends), s, share)
     amplification = norm * given / (size * math.sqrt(n))
-    error = error + root.roundoff * xp.where(amplification < 1.0, 1.0, amplification)
+    error = error + root.roundoff * xp.clip(amplification, 1.0, None)
     zero = (given == 0) & (size == 0)  # scaled to Z, a nonzero B may vanish
-    error = xp.where(zero, 0.0, xp.where(error < math.inf, error, math.inf))
-    return Certificate(error, xp.where(zero, 0.0, residual), amplification)
+    error = put(0.0, zero, put(math.inf, ~(error < math.inf), error))
+    return Certificate(error, put(0.0, zero, residual), amplification)
 
 
 def namespace(values: Any) -> Any:
     """What computes with them: torch or numpy."""
     return torch if isinstance(values, Tensor) else np
+
+
+def put(number: float, where: Any, values: Any) -> Any:
+    """The values, but the number at those places; on a device a call, where `where` takes a constant there first."""
+    return values.masked_fill(where, number) if isinstance(values, Tensor) else np.where(where, number, values)
 
 
 def _negative(rest: Any, size: Any, found: tuple[int, ...], s: int, share: float) -> tuple[Any, Any]:
@@ -299,7 +304,7 @@ def _root_error(relative: Any, s: int) -> Any:
 
     1 − (1 − E)^(1/s) ≤ E/s + E²·(1 − 1/s) for E ≤ 1: its Taylor coefficients are positive, and their sum is 1.
     """
-    return relative * ((1 + (s - 1) * namespace(relative).where(relative > 1.0, 1.0, relative)) / s)
+    return relative * ((1 + (s - 1) * namespace(relative).clip(relative, None, 1.0)) / s)
 
 
 def _positive(root: Root, A: Matrix, V: Tensor, W: Tensor, s: int, q: int, onto: Action) -> list[Tensor]:

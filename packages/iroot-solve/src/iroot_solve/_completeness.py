@@ -28,6 +28,8 @@ from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import norm
 
 PROBES, LIMIT, SHARE = 16, 0.1, 0.02
+# Between the seeds of its probes and those of the certificate.
+COMPLETENESS_SEED = 7919
 # Of l/u: beyond it what is left is rounding.
 NARROWEST = 0.998
 # Products at most: beyond them a larger l is taken, and what lies below that counts as unfinished. A plan for a loose
@@ -82,4 +84,4 @@ def unfinished(Y: Tensor, end: Step, seed: int, ws: SolveWorkspace, given: bool 
         torch.sub(torch.mul(here, 2 * start, out=free), before, out=free)
         before, here = here, exact(Y, here, C=free, alpha=-2 * slope, out=free)
     found = norm(here).square_().div_(LIMIT * PROBES * math.cosh(j * math.acosh(start)) ** 2)
-    return torch.where(found.isnan(), math.inf, found)
+    return found.nan_to_num_(math.inf, math.inf)

@@ -86,9 +86,11 @@ class Iteration:
         """The root, chunk by chunk; Y and X before the last step are kept for `resume`."""
         X, before = self.ws.like("root", S), _Work.of(products)
         symmetric = start is None and self._is_symmetric(schedule)
-        make = self._by_symmetric_products if symmetric else partial(self._by_full_products, start=start)
-        state = make(S, schedule, products, X, resume is not None)
-        Y = self.ws.like("Y before", S)
+        if symmetric:
+            state: CoupledIteration | SymmetricRoot = self._by_symmetric_products(S, schedule, products, X)
+        else:
+            state = self._by_full_products(S, schedule, products, X, resume is not None, start)
+        Y = self._before(state)[0]
         size, end = norm(X), schedule.steps[-1]
         Z = _times(X, self.B, self.ws)
         outcome = self._outcome(state, _action(X, self.ws), Z, before, resume, Y, size, end)
@@ -113,15 +115,18 @@ class Iteration:
             plus_transpose(state.X, X[part]).mul_(0.5)
         return state
 
-    def _by_symmetric_products(
-        self, S: Tensor, schedule: Schedule, products: Products, X: Tensor, keep: bool
-    ) -> SymmetricRoot:
-        """The same on a device."""
+    def _by_symmetric_products(self, S: Tensor, schedule: Schedule, products: Products, X: Tensor) -> SymmetricRoot:
+        """The same on a device; the iterates before the last step stay where they are."""
         state = self._symmetric_root(schedule, products)
         X.copy_(state(S))
-        assert state.Y is not None
-        self._keep(slice(None), state.Y, state.before() if keep and len(schedule) > 1 else None)
         return state
+
+    def _before(self, state: CoupledIteration | SymmetricRoot) -> tuple[Tensor, Callable[[], Tensor]]:
+        """(Y, what makes X) before the last step."""
+        if isinstance(state, SymmetricRoot):
+            assert state.Y is not None
+            return state.Y, state.before
+        return self.ws.like("Y before", self.S), partial(self.ws.like, "X before", self.S)
 
     def _symmetric_root(self, schedule: Schedule, products: Products) -> SymmetricRoot:
         p = schedule.p
@@ -280,11 +285,12 @@ class Iteration:
     def _resume_root(self, state: CoupledIteration | SymmetricRoot) -> Outcome | None:
         """More steps from Y and X before the last one."""
         alone = len(self.schedule) == 1
-        Y = self.S if alone else self.ws.like("Y before", self.S)
+        Y, X = self._before(state)
+        Y = self.S if alone else Y
         rest = self._rest(Y)
         if rest is None:
             return None
-        start = None if alone else self.ws.like("X before", self.S)
+        start = None if alone else X()
         outcome = self._root(Y, start, rest, state.products, None)
         outcome.schedule = Extended(len(self.schedule) - 1, rest)
         return outcome

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from iroot_kernels import precision, symmetric_rank_k
 from iroot_precond import (
     Congruence,
     aol_scaling,
@@ -29,29 +28,24 @@ from torch import Tensor
 
 from iroot_solve._cholesky import ends
 from iroot_solve._choose import LANCZOS_STEPS
+from iroot_solve._completeness import COMPLETENESS_SEED, LIMIT, PROBES, normal_numbers
 from iroot_solve._config import PrecondConfig
 from iroot_solve._gram_matrix import GramMatrix
 from iroot_solve._problem import Gram, Problem
 from iroot_solve._result import SolveWorkspace
-from iroot_solve._scales import Scales, magnitude, norm
+from iroot_solve._scales import Scales, norm
 from iroot_solve._transpose import plus_transpose
 
 # From this size on row sums are too loose, and a few Lanczos steps bound λmax better.
 TOP_SIZE, TOP_STEPS = 128, 4
 CONGRUENCES = ("jacobi", "ruiz", "aol", "row-norm")
 
-
-# Entries of A_s lie above 2^-s, those of A_s⁴ above 2^-4s: beyond this s they are scaled before they are squared.
-MOST_POWERS_SQUARED = 8
-# A sum of n products on tensor cores, which cut off where others round, in units of n·u.
-SUM_ROUNDING = 2.0
-
-
-def _square_roundoffs(dtype: torch.dtype) -> tuple[float, float]:
-    """Of what A² and A⁴ are computed from."""
-    if dtype is torch.float64:
-        return 0.0, 0.0
-    return precision("fp16x3").unit_roundoff, precision("fp16").unit_roundoff
+# Entries of A_s may all be near 2^-s: beyond this s float32 is not for their squares.
+MOST_SQUARED = 8
+# λmax is bounded by this power of A_s on normal numbers.
+POWER = 8
+# By how much what was rounded on the way may lower it: 8 products of 11 bits, where torch may use tf32.
+ROUNDED = 1.001
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,8 @@ class ScaledMatrix:
         scales: The powers of two that A, B and Z are scaled by.
         exponent: e, int32 `(b,)`: that of `scales` and `shift`.
         shift: What `normalise` added to e, `None` before it; no multiple of s.
+        stretch: What it divided by besides, float64 `(b,)`, or `None`: A_s is 2^-e·(…)/stretch, and `upper` is still
+            in units of 2^e.
         ridge: What is added to A's diagonal, in units of A, float64 `(b,)`.
         upper: Bound of λmax(A_s), float64 `(b,)`: ‖A_s‖_F, or what is tighter.
         defect: ‖A − Aᵀ‖_F/‖A‖_F, `(b,)`.
@@ -113,6 +109,7 @@ class ScaledMatrix:
         self.problem, self.damping, self.config, self.ws, self.seed = problem, damping, config, ws, seed
         self.scale: Congruence | None = None
         self.shift: Tensor | None = None
+        self.stretch: Tensor | None = None
         self.symmetric = False
         self._built: dict[torch.dtype, Tensor] = {}
         self._blank: Tensor | None = None
@@ -156,22 +153,24 @@ class ScaledMatrix:
     def _build(self, dtype: torch.dtype) -> Tensor:
         """From A as passed; the first one gives `upper` and `defect`, which neither ridge nor congruence may hide."""
         A, first = self.problem.A, not self._built
-        half = self.scales.half(dtype)
+        half, unit = self.scales.half(dtype), self._unit(dtype)
+        half = half if unit is None else half * unit
         T = torch.mul(A, half, out=self.ws.buffer(f"T {dtype}", A.shape, dtype, A.device))
         S = plus_transpose(T, self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device))
         if first:
-            small = self.problem.exponent.denominator > MOST_POWERS_SQUARED  # entries may all be near 2^-s
+            small = self.problem.exponent.denominator > MOST_SQUARED
             size = norm(T, small)
             self.upper = size * (2 * inflation(A.shape[-1], dtype))
             # T − S/2 = (T − Tᵀ)/2, and a zero matrix is symmetric.
             self.defect = norm(T.sub_(S, alpha=0.5), small).mul_(2).div_(size.clamp_min(1e-300))
         if self.damping:
             ridge = self.ridge * power_of_two(-self.scales.exponent, torch.float64)  # `shift` is still to come
+            ridge = ridge if unit is None else ridge * unit[:, 0, 0]
             S.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
             self.upper = self.upper + ridge if first else self.upper
         if self.applied:
             self._congruence(S)
-        if self.shift is not None:
+        if self.shift is not None and unit is None:
             scale_by_power_of_two(S, self.shift, out=S)
         if self._blank is not None:
             S.masked_fill_(self._blank, 0.0)
@@ -224,59 +223,69 @@ class ScaledMatrix:
     def factor_ends(self) -> tuple[Tensor, Tensor]:
         """(near λmin from above, near λmax from below) of A_s, from `ends`.
 
-        `upper` of a larger matrix gains a few Lanczos steps; on a device two squares, which are fewer calls.
+        `upper` of a larger matrix gains a few Lanczos steps; on a device a power, which is fewer calls.
         """
         low, high = ends(self.matrix(self.problem.storage), self.ws, self.seed)
         if self.problem.n < TOP_SIZE:
             return low, high
         if self.problem.A.device.type == "cpu":
             return low, self.ritz(TOP_STEPS)[1].double()
-        self.bound_by_squares()
+        self.bound_by_power()
         return low, high
 
-    def bound_by_squares(self) -> float:
-        """`upper` gains ‖A_s⁴‖_F^¼, for two products, of which the second may round to 11 bits, and few calls.
+    def bound_by_power(self) -> float:
+        """`upper` gains (‖A_s⁸·V‖_F²/1.6)^(1/16) with 16 columns V of normal numbers, for 8 thin products.
 
-        A square as computed is off by δ|A||A| at most, hence by δ‖A‖_F² in norm, and ‖A‖₂² ≤ ‖A²‖_F:
-
-            ‖A_s‖₂² ≤ ‖Â₂‖₂ + δ‖A_s‖_F²,   ‖Â₂‖₂² ≤ ‖Â₄‖_F + δ'‖Â₂‖_F².
+        ‖A⁸V‖_F² ≥ λmax¹⁶·χ² with χ² of 16 degrees of freedom, which is below 1.6 with a probability of 3·10⁻⁶.
 
         Returns:
-            What λmax is of `upper` at least: of n equal eigenvalues, the worst case, ‖A⁴‖_F^¼ = n^⅛·λ.
+            What λmax is of `upper` at least: at worst all n eigenvalues are equal, and χ² of 16·n degrees of freedom
+            stays below 32·(n + 1).
         """
         S, n = self.matrix(self.problem.storage), self.problem.n
-        shift = None
-        if self.problem.exponent.denominator > MOST_POWERS_SQUARED:
-            shift = torch.frexp(magnitude(S)).exponent
-            S = scale_by_power_of_two(S, shift, out=self.ws.buffer(f"T {S.dtype}", S.shape, S.dtype, S.device))
-        A2 = self._square(S, "fp16x3", "A²")
-        A4 = self._square(A2, "fp16", "A⁴")
-        fine, coarse = (SUM_ROUNDING * n * torch.finfo(S.dtype).eps + 2 * u for u in _square_roundoffs(S.dtype))
-        first, second, fourth = (norm(A) for A in (S, A2, A4))
-        inner = second.square_().mul_(coarse).add_(fourth).sqrt_()
-        bound = first.square_().mul_(fine).add_(inner).sqrt_() * inflation(n, S.dtype) ** 2
-        self._bound(bound if shift is None else torch.ldexp(bound, shift))
-        return 0.99 / (math.sqrt(math.sqrt(math.sqrt(n) + coarse * n) + fine * n) * inflation(n, S.dtype) ** 4)
+        shift = torch.frexp(self.upper).exponent
+        scale = power_of_two(-shift, S.dtype)[:, None, None]  # no product is larger than V
+        seed = self.seed + COMPLETENESS_SEED
+        V = self.ws.hold(normal_numbers(n, S.device, seed, S.dtype)).mT.expand(S.shape[0], -1, n)
+        for i in range(POWER):
+            out = self.ws.buffer(f"power {i % 2}", V.shape, S.dtype, S.device)
+            V = torch.bmm(V, S, out=out).mul_(scale)
+        root = (norm(V, small=True) / math.sqrt(PROBES * LIMIT)).pow_(1 / POWER)
+        slack = ROUNDED * inflation(n, S.dtype)
+        self._bound(torch.ldexp(root, shift).mul_(slack))
+        return math.pow(2 * (n + 1) / LIMIT, -0.5 / POWER) / slack**2
 
-    def _square(self, S: Tensor, name: str, buffer: str) -> Tensor:
-        """S·S."""
-        out = self.ws.like(buffer, S)
-        if S.dtype is torch.float64:
-            return torch.bmm(S, S, out=out)
-        return symmetric_rank_k(S, precision=name, out=out, workspace=self.ws)
-
-    def blank(self) -> Tensor:
-        """Put zeros in place of matrices that are not finite, which factorisations refuse; `(b,)`, False for those."""
-        finite = self.upper.isfinite()
-        self._blank = ~finite[:, None, None]
+    def blank(self) -> None:
+        """Put zeros in place of matrices that are not finite, which factorisations refuse."""
+        self._blank = ~self.upper.isfinite()[:, None, None]
         for S in self._built.values():
             S.masked_fill_(self._blank, 0.0)
-        return finite
 
-    def normalise(self) -> Tensor:
-        """Scale again by 2^-shift, so that `upper` lies in [1/2, 1): steps for [l, 1] fit without reading `upper`."""
-        self.shift = torch.frexp(self.upper).exponent
-        for S in self._built.values():
-            scale_by_power_of_two(S, self.shift, out=S)
-        self.exponent, self.upper = self.exponent + self.shift, torch.ldexp(self.upper, -self.shift)
+    def normalise(self, wholly: bool = False) -> Tensor:
+        """Scale again by 2^-shift, so that `upper` lies in [1/2, 1): steps for [l, 1] fit without reading `upper`.
+
+        Args:
+            wholly: Divide by that, too, `stretch`, so that the spectrum reaches as far as the bound allows. It rounds,
+                in the dtype at hand: the judge has to be wider.
+        """
+        self.upper, self.shift = torch.frexp(self.upper)
+        if wholly:
+            self.stretch = torch.where(self.upper > 0, self.upper, 1.0)
+        for dtype, S in self._built.items():
+            unit = self._unit(dtype)
+            S = scale_by_power_of_two(S, self.shift, out=S) if unit is None else S.mul_(unit)
+        self.exponent = self.exponent + self.shift
         return self.shift
+
+    def _unit(self, dtype: torch.dtype) -> Tensor | None:
+        """2^-shift/stretch `(b, 1, 1)`; `None` without a stretch, where a power of two may be beyond `dtype`."""
+        if self.stretch is None or self.shift is None:
+            return None
+        return torch.ldexp(1 / self.stretch, -self.shift).to(dtype)[:, None, None]
+
+    def undo_normalised(self, Z: Tensor) -> Tensor:
+        """Z in the units that A_s had before it was normalised, in place."""
+        if self.shift is None:
+            return Z
+        unit = torch.exp2(self.shift.double()) if self.stretch is None else torch.ldexp(self.stretch, self.shift)
+        return Z.mul_(unit.pow(float(self.problem.exponent)).to(Z.dtype)[:, None, None])

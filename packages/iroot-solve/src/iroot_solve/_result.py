@@ -122,13 +122,18 @@ class SolveResult(NamedTuple):
 class SolveWorkspace(Workspace):
     """The buffers of a solver. Hand the one you got to the next call of the same shapes, which then reuses them.
 
-    It also keeps what was made of a tensor while that tensor stays the same object and is not written to.
+    It also keeps what was made of a tensor while that tensor stays the same object and is not written to; and on a GPU
+    the third call of a kind (shapes, dtypes, settings) as a graph with buffers of its own, which serves the later ones.
+
+    Attributes:
+        repeats: What is known of the latest kinds of calls.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._kept: dict[str, tuple[ref[Tensor], object, Any]] = {}
         self._captured = False
+        self.repeats: dict[Hashable, Any] = {}
 
     def capture(self, solver: Callable[..., R], *tensors: Tensor | None, **settings: Any) -> Replay[R]:
         """Record one call, to be replayed on new numbers of the same shapes: on a GPU as a CUDA graph.

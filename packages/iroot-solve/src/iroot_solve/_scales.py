@@ -38,7 +38,10 @@ def unit(V: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def magnitude(V: Tensor) -> Tensor:
-    """max|v_ij| of every matrix, float64 `(b,)`; not finite where V is not."""
+    """max|v_ij| of every matrix, float64 `(b,)`; not finite where V is not. On a device it is read once."""
+    if V.device.type != "cpu":
+        found: Tensor = torch.linalg.vector_norm(V, math.inf, (-2, -1), dtype=V.dtype)
+        return found.double()
     return torch.maximum(V.amax((-2, -1)), -V.amin((-2, -1))).double()
 
 

@@ -38,9 +38,9 @@ SLACK = 6.0
 # The kernel's estimate is a trace, not a sample, and what its own rounding may hide is in it: 1.06 times the truth or
 # more, of 291 errors above 2e-5 (n = 6 and 16, κ = 5e2 … 6e4, four kinds of spectra).
 SHARE = 0.8
-# Error of a root over κ·q/s, for what nobody looks at: twice the worst of 256 log-spaced ones on an H200 (8.8e-5 with
-# p = 2, κ = 1e4, n = 32).
-ROUNDING = 4e-8
+# Error of a root over κ·q/s, for what is not done again: the worst of 512 log-spaced ones (1.0e-4 with p = 2, κ = 1e4,
+# n = 64; 8.8e-5 with n = 32).
+ROUNDING = 2e-8
 # Right-hand sides of one program follow one another: many of them for few matrices are for a product of their own.
 MOST_COLUMNS, MANY = 1024, 128
 # Bits of the kernel's status.
@@ -97,11 +97,13 @@ def fits_on_chip(n: int, k: int, batch: int, exponent: Fraction) -> bool:
 
 
 def _safely_blind(problem: Problem, options: Options) -> bool:
-    """Whether what is promised of κ leaves room for rounding that nobody will look at."""
+    """Whether what is promised of κ leaves room for rounding: twice the worst seen where nobody will look at it."""
     if not options.blind or options.kappa_max is None:
         return False
     rounding = ROUNDING * abs(problem.exponent.numerator) / problem.exponent.denominator * options.kappa_max
-    return rounding + TRUNCATION_SHARE * problem.tol <= problem.tol / 2
+    if options.deferred:
+        return rounding + TRUNCATION_SHARE * problem.tol <= SHARE * problem.tol
+    return 2 * rounding + TRUNCATION_SHARE * problem.tol <= problem.tol / 2
 
 
 @lru_cache(maxsize=256)

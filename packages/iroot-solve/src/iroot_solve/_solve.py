@@ -20,6 +20,7 @@ from iroot_solve._matrix import CONGRUENCES
 from iroot_solve._options import Options, require_blind
 from iroot_solve._plain import plain
 from iroot_solve._problem import Problem
+from iroot_solve._repeats import Repeat, repeat_of, replayed
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._reuse import recall, remember
@@ -47,7 +48,10 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
             ledger = Ledger.empty(Z.zero_())
             ledger.codes[:], ledger.error[:] = Status.converged, 0.0
             return Report(problem, options, ws, ledger).result()
+        repeat = repeat_of(problem, options, workspace)
         result = plain(problem, options, ws, Z)
+        if result is None and repeat is not None:
+            result = replayed(repeat, problem, options, ws, Z, solve)
         if result is None:
             result = small(problem, options, ws, Z, _part)
         if result is not None:
@@ -56,7 +60,7 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
         if options.blind:
             return solve_blind(problem, options, ws, Z)
         case, ledger = Case(problem, options, ws), Ledger.empty(Z)
-        return _checked(case, ledger)
+        return _checked(case, ledger, repeat)
 
 
 def _part(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
@@ -69,7 +73,7 @@ def _without_autocast(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _checked(case: Case, ledger: Ledger) -> SolveResult:
+def _checked(case: Case, ledger: Ledger, repeat: Repeat | None = None) -> SolveResult:
     """The usual way: read the facts, choose, run, certify, climb."""
     options, problem = case.options, case.problem
     kept = recall(case)
@@ -92,6 +96,8 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
         settled = settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)
         if settled and again is None and not ledger.fallbacks:
             remember(case, outcome)
+        if settled and repeat is not None and options.kappa_max is None:
+            repeat.saw(known.bound / known.low)
     else:
         case.deliver(outcome, ledger.Z)
         ledger.account(outcome)

@@ -116,7 +116,7 @@ MUTANTS = (
     ),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "m * alpha.numerator", "m * -alpha.numerator", (SOLVE,)),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + exponents[1]", "self.undo - exponents[1]", (SOLVE,)),
-    Mutant("undo factor", f"{SOLVE_SRC}/_case.py", "torch.exp2(matrix.shift", "torch.exp2(-matrix.shift", (SOLVE,)),
+    Mutant("undo factor", f"{SOLVE_SRC}/_matrix.py", "torch.exp2(self.shift", "torch.exp2(-self.shift", (SOLVE,)),
     Mutant("update term", f"{KERNELS_SRC}/_coupled.py", "C=self.Y, beta=a_i", "C=self.Y, beta=1.0", (KERNELS,)),
     Mutant(
         "update term",

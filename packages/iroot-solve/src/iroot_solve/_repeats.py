@@ -1,0 +1,165 @@
+"""Calls that repeat: with a workspace the third one of a kind is recorded on a GPU, and replayed from then on.
+
+An eager call is hundreds of operations that the host queues, several milliseconds, where the device may need a fraction
+of one. A graph (`_replay`) repeats them without the host, but can only hold a call that reads nothing. So it is the
+deferred call that is recorded (`_blind`), planned for the promised condition, or for a little more than the one that
+the last eager call of the kind was planned for; its statuses are read, once, and what has not converged goes the usual
+way with all of its ladder. A kind that failed so is not replayed again before an eager call has been planned for a
+larger condition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iroot_solve._case import task_of
+from iroot_solve._certificate import Array
+from iroot_solve._choose import choose
+from iroot_solve._config import PrecondConfig
+from iroot_solve._ladder import Ledger
+from iroot_solve._options import DEFERRABLE, Options
+from iroot_solve._problem import Problem
+from iroot_solve._replay import Replay
+from iroot_solve._report import Report
+from iroot_solve._result import NUMBERS, SolveResult, SolveWorkspace, Status
+from iroot_solve._task import MAX_KAPPA
+
+# Recording takes as long as three calls, and holds all buffers of one.
+RECORDED_FROM, MOST_KINDS, MOST_TIMES = 3, 8, 3
+# Numbers of A: beyond them the device takes longer than the host, and buffers are large (36 bytes for each).
+LARGEST = 2**24
+ON = ("cuda",)
+# Over the condition that an eager call was planned for, which is on the safe side already.
+MARGIN = 1.2
+
+Solver = Callable[[Problem, Options, "SolveWorkspace | None"], SolveResult]
+
+
+@dataclass
+class Repeat:
+    """A kind of call.
+
+    Attributes:
+        kappa: To plan for; `None` before it is known.
+        calls: With that condition.
+        times: How often it was recorded.
+        replay: The recorded call, which returns its result and what is read of it.
+    """
+
+    kappa: float | None = None
+    calls: float = 0
+    times: int = 0
+    replay: Replay[tuple[SolveResult, Tensor]] | None = None
+
+    def saw(self, kappa: float) -> None:
+        """An eager call was planned for this condition."""
+        if self.kappa is None or kappa > self.kappa:
+            grid = 2.0 ** (math.ceil(2 * math.log2(MARGIN * kappa)) / 2)
+            self.kappa, self.calls, self.replay = min(grid, MAX_KAPPA), 0, None
+
+    def give_up(self) -> None:
+        """Until a larger condition is seen."""
+        self.replay, self.calls = None, -math.inf
+
+
+def repeat_of(problem: Problem, options: Options, ws: SolveWorkspace | None) -> Repeat | None:
+    """What is known of calls like this one, this one counted; `None` where none can be recorded."""
+    if ws is None or not _recordable(problem, options, ws):
+        return None
+    kind = _kind(problem, options)
+    found: Repeat = ws.repeats.pop(kind, None) or Repeat(options.kappa_max)
+    ws.repeats[kind] = found  # the latest is the last to go
+    if len(ws.repeats) > MOST_KINDS:
+        del ws.repeats[next(iter(ws.repeats))]
+    found.calls += 1
+    return found
+
+
+def replayed(
+    repeat: Repeat, problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, solver: Solver
+) -> SolveResult | None:
+    """The result, in one launch and one read; `None` where the usual way is to find it."""
+    if repeat.kappa is None or repeat.calls < RECORDED_FROM:
+        return None
+    if repeat.replay is None and not _record(repeat, problem, options, solver):
+        return None
+    assert repeat.replay is not None
+    found, numbers = repeat.replay(problem.A, problem.B)
+    ledger = _ledger(Z, found, numbers.cpu().numpy())
+    # As `settle`: an estimate scatters, and above half of tol another rung is worth its time.
+    if not ((ledger.codes == Status.converged) & (ledger.error <= problem.tol / 2)).all():
+        repeat.give_up()
+        return None
+    Z.copy_(found.Z)
+    return Report(problem, options, ws, ledger).finish()
+
+
+def _recordable(problem: Problem, options: Options, ws: SolveWorkspace) -> bool:
+    """Whether the call is one whose deferred form does the same."""
+    here = problem.A.device.type in ON and not ws.recording and problem.gram is None
+    plain = options.precond == PrecondConfig(ridge_rel=options.precond.ridge_rel) and options.lambda_max is None
+    usual = options.verify and options.fallback and not options.pinv and options.look == "auto"
+    given = options.abc_t is not None or options.expected_reuse > 1 or options.strategy not in DEFERRABLE
+    sized = 0 < problem.A.numel() <= LARGEST and problem.columns > 0
+    return bool(here and sized and plain and usual and not given and problem.exponent < 1)
+
+
+def _kind(problem: Problem, options: Options) -> Hashable:
+    """What a recorded call cannot change."""
+    tensors = tuple(None if V is None else (V.shape, V.dtype, V.device) for V in (problem.A, problem.B))
+    return tensors, problem.exponent, problem.tol, replace(options, out=None)
+
+
+def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) -> bool:
+    """Record the deferred call, unless float32's products would not do: then the usual way may have a better one."""
+    assert repeat.kappa is not None
+    if repeat.times >= MOST_TIMES:
+        return False
+    settings = replace(
+        options, kappa_max=repeat.kappa, verify=False, deferred=True, on_failure="nan", fallback=False, out=None
+    )
+    if not _worthwhile(problem, settings):
+        repeat.give_up()
+        return False
+    b, shape = problem.count, torch.Size((problem.count, problem.height, problem.columns))
+    alone = replace(problem, A=problem.A.new_empty(0), B=None, batch=torch.Size((b,)), shape=shape, folded=False)
+    call = {"problem": replace(alone, passed=None), "options": settings, "solver": solver}
+    repeat.replay = Replay(_deferred, (problem.A, problem.B), SolveWorkspace(), call)
+    repeat.times += 1
+    return True
+
+
+def _worthwhile(problem: Problem, options: Options) -> bool:
+    """Whether the deferred call is predicted to meet the tolerance in the precision of the storage."""
+    assert options.kappa_max is not None
+    task = task_of(problem, options)
+    strategy = options.strategy if options.strategy != "auto" else "materialize-root"
+    found = choose(task, 1 / (2 * options.kappa_max), 1.0, strategy, options.kappa_max)
+    return task.meets(found.error) and (found.precision != "fp64" or task.precisions[0] == "fp64")
+
+
+def _deferred(
+    A: Tensor, B: Tensor | None, *, workspace: SolveWorkspace, problem: Problem, options: Options, solver: Solver
+) -> tuple[SolveResult, Tensor]:
+    """The result, and all that is read of it, `(7, b)`."""
+    found = solver(replace(problem, A=A, B=B), options, workspace)
+    numbers = [getattr(found.stats, name).double() for name in (*NUMBERS, "status_code")]
+    return found, torch.stack(numbers)
+
+
+def _ledger(Z: Tensor, found: SolveResult, numbers: Array) -> Ledger:
+    """As if it had been found here."""
+    ledger, stats = Ledger.empty(Z), found.stats
+    held: Any = dict(zip(NUMBERS, numbers, strict=False))
+    ledger.error, ledger.residual, ledger.amplification = held["error"], held["residual"], held["amplification"]
+    ledger.lambda_max, ledger.lambda_min, ledger.ridge = held["lambda_max"], held["lambda_min"], held["ridge"]
+    ledger.codes = numbers[-1].astype("int8")
+    ledger.strategy, ledger.precision, ledger.schedule = stats.strategy, stats.precision, found.schedule
+    ledger.products, ledger.steps, ledger.backend = dict(stats.products), stats.steps, f"{stats.backend}, replayed"
+    return ledger
