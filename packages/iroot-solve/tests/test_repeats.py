@@ -8,7 +8,7 @@ from iroot_solve import IrootError, SolveWorkspace, solve_spd
 from iroot_solve._repeats import MOST_KINDS, RECORDED_FROM
 
 REPLAYED = ", replayed"
-ITERATED = {"strategy": "materialize-root"}  # a CPU would factorise matrices this small, and learn no condition
+STRATEGIES = ["auto", "materialize-root"]  # on a CPU `auto` factorises matrices this small
 PLACES = [
     "cpu",
     pytest.param(
@@ -50,18 +50,20 @@ def test_the_third_call_with_a_promise_is_replayed_and_right(spd, rhs, truth, di
     assert results[-1].stats.products == results[-2].stats.products
 
 
-def test_without_a_promise_the_condition_of_the_calls_before_is_planned_for(spd, truth, distance, place):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_without_a_promise_the_condition_of_the_calls_before_is_planned_for(spd, truth, distance, place, strategy):
     matrices = [spd(96, 50.0, seed) for seed in range(6)]
-    results = solved([A.to(place) for A in matrices], **ITERATED)
+    results = solved([A.to(place) for A in matrices], strategy=strategy)
     assert was_replayed(results)[-1] and not any(was_replayed(results)[:2])
     assert distance(results[-1].Z.cpu(), truth(matrices[-1], None, -0.5)) <= 1e-4
 
 
-def test_a_larger_condition_goes_the_usual_way_and_is_learned(spd, truth, distance, place):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_larger_condition_goes_the_usual_way_and_is_learned(spd, truth, distance, place, strategy):
     ws = SolveWorkspace()
-    solved([spd(96, 5.0, seed).to(place) for seed in range(5)], ws=ws, **ITERATED)
+    solved([spd(96, 5.0, seed).to(place) for seed in range(5)], ws=ws, strategy=strategy)
     harder = [spd(96, 2e3, seed) for seed in range(6)]
-    results = solved([A.to(place) for A in harder], ws=ws, **ITERATED)
+    results = solved([A.to(place) for A in harder], ws=ws, strategy=strategy)
     assert was_replayed(results) == [False, False, False, True, True, True]
     for A, result in zip(harder, results, strict=True):
         assert result.stats.status == "converged" and distance(result.Z.cpu(), truth(A, None, -0.5)) <= 1e-4

@@ -27,7 +27,8 @@ from iroot_solve._options import DEFERRABLE, Options
 from iroot_solve._problem import Problem
 from iroot_solve._replay import Replay
 from iroot_solve._report import Report
-from iroot_solve._result import NUMBERS, SolveResult, SolveWorkspace, Status
+from iroot_solve._result import NUMBERS, SolveResult, SolveStats, SolveWorkspace, Status
+from iroot_solve._spectrum import FACTORED_SAFETY
 from iroot_solve._task import MAX_KAPPA
 
 # Recording takes as long as three calls, and holds all buffers of one.
@@ -62,6 +63,13 @@ class Repeat:
         if self.kappa is None or kappa > self.kappa:
             grid = 2.0 ** (math.ceil(2 * math.log2(MARGIN * kappa)) / 2)
             self.kappa, self.calls, self.replay = min(grid, MAX_KAPPA), 0, None
+
+    def learn(self, stats: SolveStats) -> None:
+        """From a call that needed no plan; waits for the device while nothing is recorded for want of a condition."""
+        if self.kappa is None or self.calls < 0:
+            kappa = float(stats.kappa_proxy.max())
+            if 1 <= kappa < MAX_KAPPA:
+                self.saw(FACTORED_SAFETY * kappa)
 
     def give_up(self) -> None:
         """Until a larger condition is seen."""

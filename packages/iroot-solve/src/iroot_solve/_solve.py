@@ -49,12 +49,13 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
             ledger.codes[:], ledger.error[:] = Status.converged, 0.0
             return Report(problem, options, ws, ledger).result()
         repeat = repeat_of(problem, options, workspace)
-        result = plain(problem, options, ws, Z)
-        if result is None and repeat is not None:
-            result = replayed(repeat, problem, options, ws, Z, solve)
-        if result is None:
-            result = small(problem, options, ws, Z, _part)
+        result = None if repeat is None else replayed(repeat, problem, options, ws, Z, solve)
         if result is not None:
+            return result
+        result = plain(problem, options, ws, Z) or small(problem, options, ws, Z, _part)
+        if result is not None:
+            if repeat is not None:
+                repeat.learn(result.stats)
             return result
         _warn_if_ignored(problem, options)
         if options.blind:
