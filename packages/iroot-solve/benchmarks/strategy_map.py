@@ -5,7 +5,7 @@
 
 Arms: `auto`, every own strategy by name that applies, eigh and (p = 1) Cholesky of torch in float32 and float64. Inputs
 are float32, tol is 1e-4, truth is eigh in float64 on the same device. A call is timed as a user waits for it: with the
-workspace of the call before, until the device is done. First calls show what an arm can do. `auto` and those within tol
+workspace of the call before, which on a GPU has recorded it, until the device is done. First calls show what an arm can do. `auto` and those within tol
 that are not 5 × slower than the best then take turns in random order, `--seconds` for a cell. An own strategy is held
 against the best own one, so that the choice of `auto` can be judged where torch alone is out of reach.
 
@@ -27,6 +27,7 @@ from iroot_kernels import symmetric_products
 from iroot_solve import IrootError, SolveResult, solve_spd
 from iroot_solve._choose import choose
 from iroot_solve._cost import cholesky_ms, eigh_ms
+from iroot_solve._repeats import RECORDED_FROM
 from iroot_solve._task import Task
 from iroot_solve.bench import _manifest, _map
 from iroot_solve.bench._rows import AUTO
@@ -191,6 +192,12 @@ class Found:
         self.errors[name] = error if math.isfinite(error) else None
         self.first[name] = ms
 
+    def learnt(self, name, call):
+        """Calls before the clock, those that a workspace on a GPU learns from and the one it records; errors, and what
+        is said of the way, are of the last."""
+        count = RECORDED_FROM + 1 if self.device.type == "cuda" and name not in TORCH else 0
+        return all(self.guarded(name, lambda: self._look(name, call)) for _ in range(count))
+
     def guarded(self, name, work):
         """Whether it went well: an arm that raises is one that does not meet tol, and stops nothing."""
         try:
@@ -210,7 +217,7 @@ class Found:
 
 def rounds(calls, found, seconds):
     """Arm ↦ all its times: the arms in random order, again and again, until the time is over."""
-    worth = [name for name in found.first if found.worth(name)]
+    worth = [name for name in found.first if found.worth(name) and found.learnt(name, calls[name])]
     times, rng, stop = {name: [] for name in worth}, random.Random(0), time.perf_counter() + seconds
 
     def one(name):

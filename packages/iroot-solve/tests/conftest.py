@@ -267,7 +267,8 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Callable[[], _Queue]:
     def numbers(n: int, *columns: int, device: torch.device, seed: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(n, *(columns or (16,)), dtype=dtype, device=device)
 
-    monkeypatch.setattr("iroot_solve._certificate.probe_signs", lambda n, k, *rest: numbers(n, k, **_named(rest)))
+    for module in ("iroot_solve._certificate", "iroot_solve._cholesky"):
+        monkeypatch.setattr(f"{module}.probe_signs", lambda n, k, *rest: numbers(n, k, **_named(rest)))
     for module in ("iroot_solve._completeness", "iroot_solve._matrix"):
         monkeypatch.setattr(f"{module}.normal_numbers", lambda n, *rest: numbers(n, **_named(rest)))
     return _Queue

@@ -9,6 +9,8 @@ like Z, there for whoever reads them later. There is no ladder: no operation of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,11 +25,11 @@ from iroot_solve._problem import Problem
 from iroot_solve._report import Report
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._spectrum import symmetry_limit
-from iroot_solve._task import Candidate
+from iroot_solve._task import Candidate, Task
 
 # A normalised bound lies in [1/2, 1).
 NORMALISED = 0.5
-FORMS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc")
+FORMS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc", "cholesky")
 
 
 def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
@@ -36,7 +38,7 @@ def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tenso
     case.look()
     low, high = _spectrum(case)
     candidate, finite = _candidate(case, low, high), case.matrix.upper.isfinite()
-    if candidate.strategy == "eigh":
+    if candidate.strategy in ("eigh", "cholesky"):
         case.matrix.blank()
     outcome = case.run(candidate, low, high)
     if options.deferred:
@@ -59,13 +61,29 @@ def _spectrum(case: Case) -> tuple[float, float]:
 
 
 def _candidate(case: Case, low: float, high: float) -> Candidate:
-    """Of the caller's strategy, or of the cheapest form of the iteration."""
+    """Of the caller's strategy, or the cheapest that a graph can hold."""
     task, strategy = case.task, case.options.strategy
-    names = [strategy] if strategy != "auto" else [name for name in FORMS if name in task.strategies] or ["eigh"]
+    names = recordable(task, strategy) or ["eigh"]
     if names == ["eigh"] and (case.options.deferred or case.ws.recording):
         raise ValueError(f"exponent={task.exponent} is for eigh, and a call that reads nothing back cannot take that")
-    found = [choose(task, low, high, name, case.options.kappa_max) for name in names]
-    return min(found, key=lambda candidate: (not task.meets(candidate.error), candidate.milliseconds))
+    assert case.options.kappa_max is not None
+    return fastest(task, low, high, case.options.kappa_max, names)
+
+
+def fastest(task: Task, low: float, high: float, kappa: float, names: Sequence[str]) -> Candidate:
+    """The cheapest candidate of these strategies that is predicted to meet the tolerance, or the most accurate one.
+
+    Cholesky in float64: a refinement of less is for those who have seen that they need one.
+    """
+    wide = replace(task, precisions=("fp64",))
+    found = [choose(wide if name == "cholesky" else task, low, high, name, kappa) for name in names]
+    good = [candidate for candidate in found if task.meets(candidate.error)]
+    return min(good, key=lambda c: c.milliseconds) if good else min(found, key=lambda c: (c.error, c.milliseconds))
+
+
+def recordable(task: Task, strategy: str) -> list[str]:
+    """The strategies that a graph can hold, of those that apply."""
+    return [name for name in FORMS if name in task.strategies] if strategy == "auto" else [strategy]
 
 
 def _judged(case: Case, outcome: Outcome, Z: Tensor, finite: Tensor) -> tuple[Tensor, Certificate]:

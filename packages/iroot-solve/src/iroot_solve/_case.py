@@ -369,4 +369,5 @@ def task_of(problem: Problem, options: Options) -> Task:
     return Task(
         *(*shapes, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions, device, symmetric),
         reduced=not options.blind,
+        recorded=options.blind and device != "cpu",
     )

@@ -61,7 +61,7 @@ def _again(L: Tensor, broken: Tensor, text: str, ws: Workspace, B: Tensor | None
 def _solved(factor: Factor, text: str, B: Tensor | None) -> Outcome:
     """Z, and what its certificate needs, from a factor that is there."""
     L = factor.L
-    signs = probe_signs(L.shape[-1], PROBES, L.device, 0, L.dtype).expand(*L.shape[:-1], PROBES)
+    signs = factor.ws.hold(probe_signs(L.shape[-1], PROBES, L.device, 0, L.dtype)).expand(*L.shape[:-1], PROBES)
     if B is None:
         Z = factor.inverse()
         once = torch.bmm(Z, signs)

@@ -15,8 +15,8 @@ from iroot_solve._problem import Problem
 ON_FAILURE = ("raise", "warn", "nan")
 ON_SINGULAR = ("error", "pinv")
 LOOKS = ("auto", "lanczos", "cholesky", "none")
-RECORDABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "chebyshev", "cayley")
-DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc")
+DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "cholesky")
+RECORDABLE = (*DEFERRABLE, "chebyshev", "cayley")
 
 
 @dataclass(frozen=True)

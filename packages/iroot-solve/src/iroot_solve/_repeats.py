@@ -13,14 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from iroot_solve._blind import fastest, recordable
 from iroot_solve._case import task_of
-from iroot_solve._certificate import Array
-from iroot_solve._choose import choose
 from iroot_solve._config import PrecondConfig
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import DEFERRABLE, Options
@@ -50,12 +48,14 @@ class Repeat:
         kappa: To plan for; `None` before it is known.
         calls: With that condition.
         times: How often it was recorded.
+        hopeless: No graph would be as good as the usual way.
         replay: The recorded call, which returns its result and what is read of it.
     """
 
     kappa: float | None = None
     calls: float = 0
     times: int = 0
+    hopeless: bool = False
     replay: Replay[tuple[SolveResult, Tensor]] | None = None
 
     def saw(self, kappa: float) -> None:
@@ -66,7 +66,7 @@ class Repeat:
 
     def learn(self, stats: SolveStats) -> None:
         """From a call that needed no plan; waits for the device while nothing is recorded for want of a condition."""
-        if self.kappa is None or self.calls < 0:
+        if not self.hopeless and (self.kappa is None or self.calls < 0):
             kappa = float(stats.kappa_proxy.max())
             if 1 <= kappa < MAX_KAPPA:
                 self.saw(FACTORED_SAFETY * kappa)
@@ -99,13 +99,14 @@ def replayed(
         return None
     assert repeat.replay is not None
     found, numbers = repeat.replay(problem.A, problem.B)
-    ledger = _ledger(Z, found, numbers.cpu().numpy())
+    error, *_, codes = numbers.cpu().numpy()
     # As `settle`: an estimate scatters, and above half of tol another rung is worth its time.
-    if not ((ledger.codes == Status.converged) & (ledger.error <= problem.tol / 2)).all():
+    if not ((codes == Status.converged) & (error <= problem.tol / 2)).all():
         repeat.give_up()
         return None
-    Z.copy_(found.Z)
-    return Report(problem, options, ws, ledger).finish()
+    kept = numbers.clone()
+    ledger = _described(Ledger.empty(Z.copy_(found.Z)), found)
+    return Report(problem, options, ws, ledger).result(kept[-1].to(torch.int8), kept[:-1])
 
 
 def _recordable(problem: Problem, options: Options, ws: SolveWorkspace) -> bool:
@@ -127,13 +128,13 @@ def _kind(problem: Problem, options: Options) -> Hashable:
 def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) -> bool:
     """Record the deferred call, unless float32's products would not do: then the usual way may have a better one."""
     assert repeat.kappa is not None
-    if repeat.times >= MOST_TIMES:
+    if repeat.hopeless or repeat.times >= MOST_TIMES:
         return False
     settings = replace(
         options, kappa_max=repeat.kappa, verify=False, deferred=True, on_failure="nan", fallback=False, out=None
     )
-    if not _worthwhile(problem, settings):
-        repeat.give_up()
+    repeat.hopeless = not _worthwhile(problem, settings)
+    if repeat.hopeless:
         return False
     b, shape = problem.count, torch.Size((problem.count, problem.height, problem.columns))
     alone = replace(problem, A=problem.A.new_empty(0), B=None, batch=torch.Size((b,)), shape=shape, folded=False)
@@ -144,12 +145,12 @@ def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) 
 
 
 def _worthwhile(problem: Problem, options: Options) -> bool:
-    """Whether the deferred call is predicted to meet the tolerance in the precision of the storage."""
+    """Whether the deferred call is predicted to meet the tolerance, by Cholesky or in the precision of the storage."""
     assert options.kappa_max is not None
     task = task_of(problem, options)
-    strategy = options.strategy if options.strategy != "auto" else "materialize-root"
-    found = choose(task, 1 / (2 * options.kappa_max), 1.0, strategy, options.kappa_max)
-    return task.meets(found.error) and (found.precision != "fp64" or task.precisions[0] == "fp64")
+    found = fastest(task, 1 / (2 * options.kappa_max), 1.0, options.kappa_max, recordable(task, options.strategy))
+    stored = found.precision != "fp64" or task.precisions[0] == "fp64"
+    return task.meets(found.error) and (stored or found.strategy == "cholesky")
 
 
 def _deferred(
@@ -161,13 +162,9 @@ def _deferred(
     return found, torch.stack(numbers)
 
 
-def _ledger(Z: Tensor, found: SolveResult, numbers: Array) -> Ledger:
-    """As if it had been found here."""
-    ledger, stats = Ledger.empty(Z), found.stats
-    held: Any = dict(zip(NUMBERS, numbers, strict=False))
-    ledger.error, ledger.residual, ledger.amplification = held["error"], held["residual"], held["amplification"]
-    ledger.lambda_max, ledger.lambda_min, ledger.ridge = held["lambda_max"], held["lambda_min"], held["ridge"]
-    ledger.codes = numbers[-1].astype("int8")
+def _described(ledger: Ledger, found: SolveResult) -> Ledger:
+    """With what was done."""
+    stats = found.stats
     ledger.strategy, ledger.precision, ledger.schedule = stats.strategy, stats.precision, found.schedule
     ledger.products, ledger.steps, ledger.backend = dict(stats.products), stats.steps, f"{stats.backend}, replayed"
     return ledger

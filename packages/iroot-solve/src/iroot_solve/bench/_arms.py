@@ -42,9 +42,8 @@ def own(strategy: str, applies: Callable[[Problem], bool], what: str) -> Arm:
 
     page = (
         f"`strategy={strategy!r}` of iroot-solve: {what} The error is estimated and the ladder of fallbacks stands "
-        "behind it, both inside the time; nothing but the workspace, which on a GPU records what repeats, is carried from one call to "
-        "the next. "
-        "Source: this library."
+        "behind it, both inside the time; nothing but the workspace, which on a GPU records what repeats, is carried "
+        "from one call to the next. Source: this library."
     )
     return Arm(strategy, page, applies, make)
 
