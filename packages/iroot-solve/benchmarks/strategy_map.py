@@ -5,9 +5,10 @@
 
 Arms: `auto`, every own strategy by name that applies, eigh and (p = 1) Cholesky of torch in float32 and float64. Inputs
 are float32, tol is 1e-4, truth is eigh in float64 on the same device. A call is timed as a user waits for it: with the
-workspace of the call before, which on a GPU has recorded it, until the device is done. First calls show what an arm can do. `auto` and those within tol
-that are not 5 × slower than the best then take turns in random order, `--seconds` for a cell. An own strategy is held
-against the best own one, so that the choice of `auto` can be judged where torch alone is out of reach.
+workspace of the call before, which on a GPU has recorded it, until the device is done. First calls show what an arm can
+do. `auto` and those within tol that are not 5 × slower than the best then take turns in random order, `--seconds` for a
+cell. An own strategy is held against the best own one, so that the choice of `auto` can be judged where torch alone is
+out of reach.
 
 What the samples come to is in `iroot_solve.bench._map`. Nothing else should run on the machine.
 """

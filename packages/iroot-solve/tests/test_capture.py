@@ -123,7 +123,6 @@ def test_the_certificate_is_a_fixed_number_of_small_operations(queue):
         {"kappa_max": 10.0, "verify": False},
         {"verify": False, "on_failure": "nan"},
         {**UNVERIFIED, "strategy": "eigh"},
-        {**UNVERIFIED, "strategy": "lanczos"},
         {**UNVERIFIED, "exponent": Fraction(3, 2)},
     ],
 )

@@ -120,9 +120,10 @@ def _recordable(problem: Problem, options: Options, ws: SolveWorkspace) -> bool:
 
 
 def _kind(problem: Problem, options: Options) -> Hashable:
-    """What a recorded call cannot change."""
+    """What a recorded call cannot change; a stream has its own, so that nothing of it waits for another one."""
     tensors = tuple(None if V is None else (V.shape, V.dtype, V.device) for V in (problem.A, problem.B))
-    return tensors, problem.exponent, problem.tol, replace(options, out=None)
+    stream = torch.cuda.current_stream(problem.A.device) if problem.A.is_cuda else None
+    return tensors, stream, problem.exponent, problem.tol, replace(options, out=None)
 
 
 def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) -> bool:
@@ -139,9 +140,12 @@ def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) 
     b, shape = problem.count, torch.Size((problem.count, problem.height, problem.columns))
     alone = replace(problem, A=problem.A.new_empty(0), B=None, batch=torch.Size((b,)), shape=shape, folded=False)
     call = {"problem": replace(alone, passed=None), "options": settings, "solver": solver}
-    repeat.replay = Replay(_deferred, (problem.A, problem.B), SolveWorkspace(), call)
     repeat.times += 1
-    return True
+    try:
+        repeat.replay = Replay(_deferred, (problem.A, problem.B), SolveWorkspace(), call)
+    except RuntimeError:  # no memory for a second set of buffers, or a routine that no graph can hold
+        repeat.hopeless = True
+    return not repeat.hopeless
 
 
 def _worthwhile(problem: Problem, options: Options) -> bool:
