@@ -6,11 +6,13 @@ With X₀ = Aᵀ, Y = X·A and a quadratic q a step is
 
 the best residual polynomial of degree 3 on [lo, hi] (Schulz 1933 and Ben-Israel & Cohen 1966 have 1 − y·q(y) =
 (1 − y)²). Y₀ = AᵀA has its eigenvalues σ² in (0, hi]. An eigenvalue y ≪ lo becomes T₃'/T₃·2/(hi − lo)·y and the
-interval [1 − ε, 1 + ε]: over hi it gains GROWTH = 7.4 with lo = hi/12 (9 for lo → 0, of three products). So from κ
+interval [1 − ε, 1 + ε]: over the end of that it gains 8.4 with lo = hi/40, where there is far to go, and 7.4 with
+lo = hi/12, where there is not (at most 9, for lo → 0). A step takes three products, and from κ it takes
 
-    T = 1 + log(κ²·s)/log(7.4) steps of three products, and a last one of two (Y is known): κ = 10, 10², 10³: 3, 5, 7,
+    T = 1 + log(κ²·s)/log 8 of them, rounded up:  κ = 10, 10², 10³: 3–4, 6, 8 steps, 12, 18, 24 products,
 
-where s is the bound of σ² over the largest: ‖Y₀²‖_F^½, 1 to n^¼.
+where s is the bound of σ², ‖Y₀²‖_F^½, over the largest: 1 to n^¼ (1.5 to 4 for the spectra below). So κ² enters, but
+by its logarithm: at n = 4096, where a product takes 0.19 ms of an H200, 2.3, 3.5 and 4.6 ms.
 
 What rounding does, u = 2^-11. Y is computed from A and X each time, so that errors do not add up, and an error E of Y
 or q(Y), whatever made it, is one of E·Y, relative to every y; that is why this bears 11 bits where AᵀA formed once,
@@ -20,17 +22,23 @@ of u/√3 of those of X, independent ones, and δX·A the norm
     η = 2·u/√3·‖X‖_F/√n·σ_max,  at the end 2·u/√3·κ·ϱ  with ϱ² the mean of (σ_min/σ_i)², 1/n … 1.
 
 It widens the interval of the next step, [1 − ε, 1 + ε + η]. The last product is written in float32: of that η is left
-what A rounded to 16 bits makes, X·δA, of the same size. Contraction ‖I − X·A‖ as measured (n = 256, dense random bases,
-CPU) for logarithmic σ, half of them 1/κ, all but four 1/κ, and one 1/κ:
+what A rounded to 16 bits makes, X·δA, about as much in norm and less in the mean. A correction Z ← Z + X·(B − A·Z) with
+float64 residuals leaves G = I − X·A of an error; measured for six of them in the mean, of Gaussian vectors, and ‖G‖₂
+(n = 256, dense random bases; σ logarithmic, half of them 1/κ, all but four 1/κ, one 1/κ and the others ½ … 1):
 
-    MEASURED
+    κ          log            half           all but four   one
+    10         0.125 0.14     0.002 0.003    0.001 0.002    0.002 0.003
+    100        0.003 0.008    0.013 0.026    0.006 0.009    0.011 0.021
+    1,000      0.016 0.064    0.11  0.26     0.025 0.066    0.025 0.16
+    3,000      0.041 0.18     –              –              0.090 0.50
+    10,000     –              –              –              0.037 1.6
 
-So one plane serves up to κ of some thousands, however the singular values lie; with κ·ϱ·u of 1 it does not, and two
-planes (9 products a step) would take longer than LU. A correction Z ← Z + X·(B − A·Z) with float64 residuals leaves
-that share of an error.
+So one plane serves to κ = 10³ however the singular values lie, beyond it where few of them are small (Gaussian
+matrices: one), and 1 to 5 corrections bring 5e-5. Where η comes near 1 it does not serve, and two planes, of u = 2^-22,
+take 9 products a step: more than LU.
 
-Two things can go wrong, and are looked at: a σ that is not there yet, which the mean square of I − Y over Gaussian
-vectors V shows unless it is a lone one, and (I − Y)^8·V in any case; and η ≥ 1, where no inverse is to be had.
+Two things can go wrong, and are looked at in every step: a σ that is not there yet, which the mean square of I − Y over
+Gaussian vectors V shows unless it is a lone one, and (I − Y)^8·V in any case; and η ≥ 1, where no inverse is to be had.
 """
 
 from __future__ import annotations
@@ -192,7 +200,7 @@ class NewtonSchulz:
         self._W = torch.baddbmm(self.V, Y, self.V, alpha=-1)
         n = Y.shape[-1]
         sizes = [torch.linalg.vector_norm(M, dim=(-2, -1), dtype=torch.float32) for M in (self._W, self._X)]
-        found: Array = torch.stack(sizes).double().cpu().numpy()
+        found: Array = torch.stack(sizes).cpu().numpy().astype(np.float64)
         return found[0] / (n * COLUMNS) ** 0.5, 2 / 3**0.5 * UNIT * self.sigma * found[1] / n**0.5
 
     def _largest(self, Y: Tensor) -> float:
@@ -204,7 +212,7 @@ class NewtonSchulz:
         for _ in range(CHAIN - 1):
             before, W = W, torch.baddbmm(W, Y, W, alpha=-1)
         sizes = [torch.linalg.vector_norm(M, dim=(-2, -1), dtype=torch.float32) for M in (before, W)]
-        found: Array = torch.stack(sizes).double().cpu().numpy()
+        found: Array = torch.stack(sizes).cpu().numpy().astype(np.float64)
         ratio = np.where(found[0] > 0, found[1] / found[0], 0.0)
         return float(ratio[self._usable].max())
 

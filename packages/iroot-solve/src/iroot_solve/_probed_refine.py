@@ -120,8 +120,8 @@ class ProbedRefinement:
     def _transposed(self) -> Tensor:
         """Norms of Xᵀ·Z."""
         self.columns += self.C.shape[-1]
-        found = torch.bmm(self.F.X.mT, self.narrow.copy_(self.Z))
-        return self._sizes(found)
+        found = self.ws.like("probed transposed", self.D)
+        return self._sizes(torch.bmm(self.F.X.mT, self.narrow.copy_(self.Z), out=found))
 
     def _largest(self) -> Tensor:
         found: Tensor = torch.linalg.vector_norm(self.Z, torch.inf, dim=1)
