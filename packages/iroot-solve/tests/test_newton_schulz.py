@@ -136,6 +136,14 @@ def test_too_ill_conditioned_is_left_to_lu(rhs, distance, kappa, spectrum):
     assert refused.stats.status == "stagnated" and bool(refused.Z.isnan().all())
 
 
+@pytest.mark.parametrize("spectrum", ["log", "half", "few"])
+@pytest.mark.parametrize("kappa", [1e5, 1e7])
+def test_what_is_in_vain_ends_early(kappa, spectrum):
+    """η grows threefold in a step and says in time that there is no inverse to be had: two steps less than at most."""
+    F = NewtonSchulz(scaled(general(128, kappa, spectrum)), Workspace(), 0)
+    assert not F.found and F.square <= 28 and bool(F.X.isnan().all())
+
+
 @pytest.mark.parametrize("kappa", [1e4, 1e6])
 def test_a_singular_value_that_no_look_saw(rhs, distance, monkeypatch, kappa):
     """If the look says that all are there, X lacks a direction: what stands beside B in the refinement shows it."""
@@ -144,9 +152,9 @@ def test_a_singular_value_that_no_look_saw(rhs, distance, monkeypatch, kappa):
     F = NewtonSchulz(scaled(A), Workspace(), 0)
     U, sigma, V = torch.linalg.svd(scaled(A)[0])
     assert F.found and abs(float(V[-1] @ F.X[0].double() @ U[:, -1])) * float(sigma[-1]) < 0.1
-    result = by_name(A, B, tol=1e-6)
-    assert result.stats.strategy == "lu" and distance(result.Z, solved(A, B)) <= 1e-6
-    assert by_name(A, B, tol=1e-6, fallback=False, on_failure="nan").stats.status == "stagnated"
+    result = by_name(A, B, tol=1e-2)
+    assert result.stats.strategy == "lu" and distance(result.Z, solved(A, B)) <= 1e-2
+    assert by_name(A, B, tol=1e-2, fallback=False, on_failure="nan").stats.status == "stagnated"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
