@@ -213,7 +213,7 @@ class NewtonSchulz:
             before, W = W, torch.baddbmm(W, Y, W, alpha=-1)
         sizes = [torch.linalg.vector_norm(M, dim=(-2, -1), dtype=torch.float32) for M in (before, W)]
         found: Array = torch.stack(sizes).cpu().numpy().astype(np.float64)
-        ratio = np.where(found[0] > 0, found[1] / found[0], 0.0)
+        ratio = found[1] / np.maximum(found[0], np.finfo(np.float32).tiny)  # all of it may be below fp16
         return float(ratio[self._usable].max())
 
 
