@@ -74,6 +74,8 @@ COLUMNS, CHAIN = 8, 8
 SEEN_SHARE, SEEN_MORE = 1.15, 0.02
 # Of η, by a correction: 0.03 to 0.3 were seen.
 LEFT_OF_NOISE = 0.2
+# And of what Y and q(Y) in 16 bits leave, relative to every y: 2u was seen.
+ROUNDED = 4 * UNIT
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class NewtonSchulz:
             self._polynomial(q)
             _float_product(self._Z, self._X, self.X.copy_(self._X), q.a, self.ws)
             self.square, self.steps = self.square + 1, self.steps + 1
-            self.left = q.error + LEFT_OF_NOISE * self._noise
+            self.left = q.error + LEFT_OF_NOISE * self._noise + ROUNDED
         self.X.mul_(_factor(np.where(self._usable, scale, np.nan), self.X))
 
     def corrections(self, tol: float) -> int:
