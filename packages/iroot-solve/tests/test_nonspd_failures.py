@@ -30,7 +30,13 @@ REFUSED = {
     "dtypes": (eye, ones.double(), {}, TypeError, r"A is torch\.float32 and B is torch\.float64"),
     "rows": (eye, torch.ones(5, 2), {}, ValueError, r"B has shape \(5, 2\).*B needs 4 rows"),
     "p": (eye, ones, {"p_val": 0}, ValueError, r"p_val=0 must be ≥ 1"),
-    "strategy for p = 1": (eye, ones, {"strategy": "eig"}, ValueError, r"'eig'.*A\^\(-1/1\).*auto, lu, hyperpower"),
+    "strategy for p = 1": (
+        eye,
+        ones,
+        {"strategy": "eig"},
+        ValueError,
+        r"'eig'.*A\^\(-1/1\).*auto, lu, hyperpower, newton-schulz",
+    ),
     "strategy for p = 2": (
         eye,
         ones,
@@ -81,7 +87,7 @@ def test_singular_matrices_are_named_with_their_rank(rhs, n, rank, dtype, p):
     assert stats.status == "singular" and int(stats.rank) == rank and bool(caught.value.result.Z.isnan().all())
 
 
-@pytest.mark.parametrize("strategy", ["lu", "hyperpower"])
+@pytest.mark.parametrize("strategy", ["lu", "hyperpower", "newton-schulz"])
 def test_singular_whatever_the_right_hand_side(strategy):
     """A compatible B, or B = 0, has solutions, but there is no inverse."""
     A = with_condition(12, 10.0)

@@ -8,8 +8,10 @@ from iroot_kernels import precision
 from iroot_solve._general_system import Attempt, Rung, System
 from iroot_solve._hyperpower import Hyperpower
 from iroot_solve._lu import LU
+from iroot_solve._newton_schulz import NewtonSchulz
 from iroot_solve._options import Options
-from iroot_solve._refine import CONTRACTS, Refinement
+from iroot_solve._probed_refine import ProbedRefinement
+from iroot_solve._refine import CONTRACTS, Refined, Refinement
 from iroot_solve._result import DirectSchedule
 
 # Refine once before the first look where that is cheap beside the factorisation: k up to n/8.
@@ -17,7 +19,24 @@ THIN = 8
 
 
 def inverse_attempt(system: System, rung: Rung, options: Options) -> Attempt:
-    """One rung: LU factors or residual polynomials. Cost: 2n³/3 flops, or the schedule's products; 4n²·k a step."""
+    """One rung. Cost: 2n³/3 flops for LU factors, else the schedule's products; 4n²·k a step of refinement."""
+    if rung.strategy == "newton-schulz":
+        return _by_newton_schulz(system, rung, options)
+    return _by_factors(system, rung, options)
+
+
+def _by_newton_schulz(system: System, rung: Rung, options: Options) -> Attempt:
+    tol = system.problem.tol / 2
+    F = NewtonSchulz(system.A, system.ws, options.seed)
+    refinement = ProbedRefinement(F, system.A, system.right, system.doubled, system.ws, options.seed)
+    first = F.corrections(tol)
+    found = refinement.run(tol, first) if options.verify else refinement.blind(first)
+    text = f"newton-schulz in {rung.precision}: {F.steps} steps, {F.square} products"
+    return _attempt(rung, found, text, F.steps, {"square": F.square * system.problem.count})
+
+
+def _by_factors(system: System, rung: Rung, options: Options) -> Attempt:
+    """LU factors, or residual polynomials of AᵀA."""
     problem, dtype = system.problem, precision(rung.precision).storage
     k_over_n = problem.columns / problem.n
     F: LU | Hyperpower
@@ -33,7 +52,10 @@ def inverse_attempt(system: System, rung: Rung, options: Options) -> Attempt:
     doubled = system.doubled or dtype is torch.float64
     refinement = Refinement(F, system.A, system.right, doubled, system.ws, options.seed)
     found = refinement.run(problem.tol / 2, first) if options.verify else refinement.blind(first)
-    products["columns"] = found.columns
+    return _attempt(rung, found, text, steps, products)
+
+
+def _attempt(rung: Rung, found: Refined, text: str, steps: int, products: dict[str, int]) -> Attempt:
     error, contraction, amplification, lowest, highest, largest = found.facts
     return Attempt(
         Z=found.Z,
@@ -48,5 +70,5 @@ def inverse_attempt(system: System, rung: Rung, options: Options) -> Attempt:
         precision=rung.precision,
         schedule=DirectSchedule(rung.strategy, f"{text}; refined {found.rounds} times"),
         steps=steps,
-        products=products,
+        products={**products, "columns": found.columns},
     )

@@ -9,6 +9,7 @@ import torch
 from iroot_kernels import PRECISIONS
 
 from iroot_solve._certificate import Array
+from iroot_solve._general_cost import newton_schulz_pays
 from iroot_solve._general_inverse import inverse_attempt
 from iroot_solve._general_report import GeneralReport
 from iroot_solve._general_root import root_attempt, screen
@@ -20,7 +21,9 @@ from iroot_solve._problem import Problem
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._solve import destination
 
-INVERSES, ROOTS = ("auto", "lu", "hyperpower"), ("auto", "eig", "coupled-newton")
+INVERSES, ROOTS = ("auto", "lu", "hyperpower", "newton-schulz"), ("auto", "eig", "coupled-newton")
+# Precisions of strategies for p = 1.
+USABLE = {"hyperpower": tuple(PRECISIONS), "newton-schulz": ("fp16",)}
 
 
 def rungs(problem: Problem, options: Options) -> list[Rung]:
@@ -35,13 +38,18 @@ def rungs(problem: Problem, options: Options) -> list[Rung]:
         raise ValueError(
             f"strategy={strategy!r} does not apply to A^(-1/{p}) of a general matrix; these do: {', '.join(known)}"
         )
-    usable = ("fp64",) if p > 1 else tuple(PRECISIONS) if strategy == "hyperpower" else ("fp32", "fp64")
+    usable = ("fp64",) if p > 1 else USABLE.get(strategy, ("fp32", "fp64"))
     if name not in ("auto", *usable):
         raise ValueError(
             f"precision={name!r} does not apply to strategy={strategy!r} for p_val={p}; these do: "
             f"{', '.join(('auto', *usable))}"
         )
-    found = _roots(strategy) if p > 1 else _inverses(problem, strategy, name)
+    if p > 1:
+        found = _roots(strategy)
+    elif strategy == name == "auto" and options.fallback and newton_schulz_pays(problem):
+        found = _inverses(problem, "newton-schulz", "auto")
+    else:
+        found = _inverses(problem, strategy, name)
     return found if options.fallback else found[:1]
 
 
@@ -53,8 +61,10 @@ def _roots(strategy: str) -> list[Rung]:
 def _inverses(problem: Problem, strategy: str, name: str) -> list[Rung]:
     storage = "fp64" if problem.storage is torch.float64 else "fp32"
     first = storage if name == "auto" else name
-    factored = storage if strategy == "hyperpower" else first
+    factored = storage if strategy in USABLE else first
     found = [Rung("lu", "fp64")] if factored == "fp64" else [Rung("lu", factored), Rung("lu", "fp64")]
+    if strategy == "newton-schulz":
+        return [Rung("newton-schulz", "fp16"), *found]
     return [Rung("hyperpower", first), *found] if strategy == "hyperpower" else found
 
 

@@ -76,7 +76,7 @@ class Refinement:
 
     def __init__(self, F: Inverse, A: Tensor, B: Tensor, doubled: bool, ws: Workspace, seed: int) -> None:
         self.F, self.A, self.B, self.seed, self.ws = F, A, B, seed, ws
-        self.residual = _doubled(A, ws) if doubled else _plain(A)
+        self.residual = doubled_residual(A, ws) if doubled else _plain(A)
         self.columns = self.rounds = 0
         self.Z = self._start(B)
 
@@ -143,7 +143,7 @@ class Refinement:
     def _facts(self) -> tuple[Tensor, ...]:
         """Contraction, amplification and σ_min, from A⁻¹·V; σ_max ≤ min(‖A‖_F, (‖A‖₁‖A‖_∞)^½), and max|z_ij|."""
         b, n = self.B.shape[:2]
-        V = _gaussian(n, PROBES, self.B.device, self.seed).expand(b, n, PROBES)
+        V = gaussian(n, PROBES, self.B.device, self.seed).expand(b, n, PROBES)
         X = self._apply(V)
         size = norm(X)
         contraction = norm(self._correction(V, X)) / size
@@ -159,13 +159,13 @@ def _plain(A: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda B, Z: B - (thin(A, Z) if Z.shape[-1] <= SKETCH else torch.bmm(A, Z))
 
 
-def _doubled(A: Tensor, ws: Workspace) -> Callable[[Tensor, Tensor], Tensor]:
+def doubled_residual(A: Tensor, ws: Workspace) -> Callable[[Tensor, Tensor], Tensor]:
     split = DoubledMatrix(A, ws.like("A high", A), ws.like("A low", A))
     return lambda B, Z: split.residual(B.mT, Z.mT).mT
 
 
 @lru_cache(maxsize=32)
-def _gaussian(n: int, columns: int, device: torch.device, seed: int) -> Tensor:
+def gaussian(n: int, columns: int, device: torch.device, seed: int) -> Tensor:
     """Normal numbers `(n, columns)` from an own generator; kept, so not to be written to."""
     generator = torch.Generator(device).manual_seed(seed)
     return torch.randn((n, columns), generator=generator, device=device, dtype=torch.float64)
