@@ -49,7 +49,7 @@ def test_a_replay_is_one_launch_and_right(spd, rhs, truth, distance, shape, colu
     for seed in (10, 20):
         A = matrices(spd, shape, seed)
         result, kernels = replayed(recorded, A, B)
-        assert 20 <= len(kernels) <= 400, len(kernels)
+        assert 20 <= len(kernels) <= 500, len(kernels)
         assert bool(result.stats.converged.all())
         A, right = A.cpu(), None if B is None else B.cpu()
         flat, Z = A.reshape(-1, *A.shape[-2:]), result.Z.cpu().reshape(-1, *result.Z.shape[-2:])

@@ -14,11 +14,14 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from iroot_solve._blind import fastest, recordable
 from iroot_solve._case import task_of
+from iroot_solve._certificate import Array
+from iroot_solve._choose import choose
 from iroot_solve._config import PrecondConfig
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import DEFERRABLE, Options
@@ -64,12 +67,16 @@ class Repeat:
             grid = 2.0 ** (math.ceil(2 * math.log2(MARGIN * kappa)) / 2)
             self.kappa, self.calls, self.replay = min(grid, MAX_KAPPA), 0, None
 
+    def saw_ends(self, low: Array, high: Array) -> None:
+        """A call needed no plan, and saw these ends of the spectra, near enough."""
+        kappa = float(np.max(high / low))
+        if 1 <= kappa < MAX_KAPPA:
+            self.saw(FACTORED_SAFETY * kappa)
+
     def learn(self, stats: SolveStats) -> None:
-        """From a call that needed no plan; waits for the device while nothing is recorded for want of a condition."""
+        """The same from its stats; waits for the device while nothing is recorded for want of a condition."""
         if not self.hopeless and (self.kappa is None or self.calls < 0):
-            kappa = float(stats.kappa_proxy.max())
-            if 1 <= kappa < MAX_KAPPA:
-                self.saw(FACTORED_SAFETY * kappa)
+            self.saw_ends(*torch.stack((stats.lambda_min, stats.lambda_max)).cpu().numpy())
 
     def give_up(self) -> None:
         """Until a larger condition is seen."""
@@ -127,7 +134,7 @@ def _kind(problem: Problem, options: Options) -> Hashable:
 
 
 def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) -> bool:
-    """Record the deferred call, unless float32's products would not do: then the usual way may have a better one."""
+    """Record the deferred call, unless that is no use."""
     assert repeat.kappa is not None
     if repeat.hopeless or repeat.times >= MOST_TIMES:
         return False
@@ -149,12 +156,12 @@ def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) 
 
 
 def _worthwhile(problem: Problem, options: Options) -> bool:
-    """Whether the deferred call is predicted to meet the tolerance, by Cholesky or in the precision of the storage."""
+    """Whether the deferred call is predicted to meet the tolerance, and sooner than the usual way."""
     assert options.kappa_max is not None
-    task = task_of(problem, options)
-    found = fastest(task, 1 / (2 * options.kappa_max), 1.0, options.kappa_max, recordable(task, options.strategy))
-    stored = found.precision != "fp64" or task.precisions[0] == "fp64"
-    return task.meets(found.error) and (stored or found.strategy == "cholesky")
+    task, kappa = task_of(problem, options), options.kappa_max
+    found = fastest(task, 1 / (2 * kappa), 1.0, kappa, recordable(task, options.strategy))
+    usual = choose(replace(task, recorded=False, reduced=True), 1 / kappa, 1.0, options.strategy, kappa)
+    return task.meets(found.error) and found.milliseconds < usual.milliseconds
 
 
 def _deferred(

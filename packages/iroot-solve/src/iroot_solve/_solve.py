@@ -98,7 +98,10 @@ def _checked(case: Case, ledger: Ledger, repeat: Repeat | None = None) -> SolveR
         if settled and again is None and not ledger.fallbacks:
             remember(case, outcome)
         if settled and repeat is not None and options.kappa_max is None:
-            repeat.saw(known.bound / known.low)
+            if case.ends is None:
+                repeat.saw_ends(ledger.lambda_min, ledger.lambda_max)
+            else:
+                repeat.saw(known.bound / known.low)
     else:
         case.deliver(outcome, ledger.Z)
         ledger.account(outcome)

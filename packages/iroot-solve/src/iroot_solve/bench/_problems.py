@@ -67,11 +67,15 @@ def truth(problem: Problem) -> Tensor:
     return Z.flip(-2)
 
 
+def in_parts(A: Tensor) -> tuple[Tensor, ...]:
+    """`(b, n, n)` each: to decompose a million 16×16 matrices at once cuSOLVER asks for 600 GB."""
+    found: tuple[Tensor, ...] = torch.split(A.reshape(-1, *A.shape[-2:]), max(1, MOST_NUMBERS // A.shape[-1] ** 2))
+    return found
+
+
 def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a batch in parts: of a million 16×16 matrices cuSOLVER asks for 600 GB."""
-    count = max(1, MOST_NUMBERS // A.shape[-1] ** 2)
-    parts = [torch.linalg.eigh(part) for part in torch.split(A.reshape(-1, *A.shape[-2:]), count)]
-    values, V = (torch.cat(found) for found in zip(*parts, strict=True))
+    """Of a batch, part by part."""
+    values, V = (torch.cat(found) for found in zip(*map(torch.linalg.eigh, in_parts(A)), strict=True))
     return values.view(A.shape[:-1]), V.view(A.shape)
 
 

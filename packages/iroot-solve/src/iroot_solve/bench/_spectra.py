@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iroot_solve.bench._arm import Problem
+from iroot_solve.bench._problems import in_parts
 
 POINTS = 33
 DIGITS = 4
@@ -34,8 +35,8 @@ def eigenvalues(problem: Problem) -> Tensor:
     """Those of A + r·I or GᵀG + r·I in float64 (for the dual form on the range of Gᵀ); singular values for nonspd."""
     matrix, r = problem.source.double(), problem.ridge
     if problem.kind == "spd":
-        values: Tensor = torch.linalg.eigvalsh(matrix)
-        return values + r
+        values = torch.cat([torch.linalg.eigvalsh(part) for part in in_parts(matrix)])
+        return values.view(matrix.shape[:-1]) + r
     sigma: Tensor = torch.linalg.svdvals(matrix)
     if problem.kind == "nonspd":
         return sigma
