@@ -296,11 +296,12 @@ class Case:
         return self.ws.buffer("left", left.shape, dtype, left.device).copy_(left)
 
     def _judge(self, outcome: Outcome, A: Tensor) -> Matrix:
-        """A_s for residuals: finer than what computed Z."""
-        if self.problem.storage is torch.float32 or outcome.precision != "fp64":
+        """A_s for residuals: finer than what computed Z, and not what rounding made of GᵀG."""
+        gram, fine = self.problem.gram, outcome.precision == "fp64"
+        if gram is not None and (fine or gram.rounding):
+            return self.matrix.gram(gram)
+        if self.problem.storage is torch.float32 or not fine:
             return PlainMatrix(A)
-        if self.problem.gram is not None:
-            return self.matrix.gram(self.problem.gram)
         return DoubledMatrix(A, self.ws.like("A high", A), self.ws.like("A low", A))
 
     def _signs(self, outcome: Outcome, A: Tensor) -> tuple[Tensor | None, Tensor | None]:

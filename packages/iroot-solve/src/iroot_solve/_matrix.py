@@ -131,7 +131,7 @@ class ScaledMatrix:
     def gram(self, source: Gram) -> GramMatrix:
         """A_s = 2^-e·(GᵀG + ridge·I) as products with G."""
         d = None if self.scale is None else self.scale.d.double()
-        return GramMatrix(source.G, 2 * source.exponent - self.exponent, self.scaled_ridge, d)
+        return GramMatrix(source.G, 2 * source.exponent - self.exponent, self.scaled_ridge, d, self.ws)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """A_s in `dtype`."""

@@ -15,6 +15,7 @@ from iroot_solve._blind import solve_blind
 from iroot_solve._case import Case, task_of
 from iroot_solve._certificate import Array
 from iroot_solve._errors import PreconditionerIgnoredWarning
+from iroot_solve._gram_formed import finer
 from iroot_solve._ladder import Ledger, settle
 from iroot_solve._matrix import CONGRUENCES
 from iroot_solve._options import Options, require_blind
@@ -73,9 +74,10 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     """The usual way: read the facts, choose, run, certify, climb."""
     options, problem = case.options, case.problem
     kept = recall(case)
-    if kept is None and wants_ritz(case):
+    unknown = kept is None and case.ends is None
+    if unknown and wants_ritz(case):
         case.look()
-    elif kept is None:
+    elif unknown:
         case.matrix.matrix(precision(first_candidate(case.task, wanted_strategy(case)).precision).storage)
     facts = case.read()
     require_symmetric(problem, facts)
@@ -84,17 +86,21 @@ def _checked(case: Case, ledger: Ledger) -> SolveResult:
     if early is not None:
         return _around(case, ledger, early)
     known = spectrum(case, facts)
+    candidate = candidate_for(case, known)
+    exact = finer(case, facts, known, candidate)
+    if exact is not None:
+        return _checked(exact, ledger)
     ledger.fallbacks += known.broken
     case.kappa = known.kappa
     again = None if kept is None else kept.outcome(case)
-    outcome = again or case.run(candidate_for(case, known), known.low, known.high)
+    outcome = again or case.run(candidate, known.low, known.high)
     if options.verify:
         settled = settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)
         if settled and again is None and not ledger.fallbacks:
             remember(case, outcome)
     else:
         case.deliver(outcome, ledger.Z)
-        ledger.account(outcome)
+        ledger.account(outcome, problem.gram)
     return Report(problem, options, case.ws, ledger, case).finish()
 
 
