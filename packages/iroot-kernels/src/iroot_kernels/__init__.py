@@ -20,7 +20,7 @@ from iroot_kernels._quadratic import (
     quadratics,
 )
 from iroot_kernels._rank_k import symmetric_rank_k
-from iroot_kernels._series import SeriesResult, cayley_series, chebyshev_series
+from iroot_kernels._series import Counted, SeriesResult, cayley_series, chebyshev_series
 from iroot_kernels._small_root import SmallResult, SmallRoot, small_matrices, small_roots
 from iroot_kernels._symmetric import SYMMETRIC_DEGREES, has_form
 from iroot_kernels._symmetric_root import SymmetricRoot
@@ -34,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRECISIONS",
     "SYMMETRIC_DEGREES",
+    "Counted",
     "CoupledIteration",
     "LanczosResult",
     "Polynomial",

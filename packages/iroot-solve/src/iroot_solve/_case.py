@@ -29,7 +29,14 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import lost, magnitude
-from iroot_solve._sums import cayley_fixed, chebyshev_fixed, run_cayley, run_chebyshev, stored
+from iroot_solve._sums import (
+    cayley_fixed,
+    chebyshev_fixed,
+    run_cayley,
+    run_chebyshev,
+    stored,
+)
+from iroot_solve._sums_checked import cayley_checked, chebyshev_checked
 from iroot_solve._task import SUMS, Candidate, Task
 
 SIGN_STEPS = 16
@@ -191,6 +198,9 @@ class Case:
         assert right is not None
         if self.options.blind:
             settings = (right, p.exponent, low, high, p.tol, self.ws)
+            if self.options.deferred:
+                checked = cayley_checked if candidate.strategy == "cayley" else chebyshev_checked
+                return checked(S, *settings, self.options.seed + COMPLETENESS_SEED)
             if candidate.strategy == "cayley":
                 return cayley_fixed(S, *settings)
             return chebyshev_fixed(lambda V: torch.bmm(S, V), *settings)

@@ -16,7 +16,7 @@ ON_FAILURE = ("raise", "warn", "nan")
 ON_SINGULAR = ("error", "pinv")
 LOOKS = ("auto", "lanczos", "cholesky", "none")
 RECORDABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "chebyshev", "cayley")
-DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc")
+DEFERRABLE = RECORDABLE
 
 
 @dataclass(frozen=True)
