@@ -136,3 +136,14 @@ def test_on_cuda_without_a_synchronisation(exponent, spd, power, error, rhs):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert error(Z, power(A, exponent) @ B.double()) <= 1.08e-5 + rounding(64, 30.0, torch.float32)
+
+
+def test_an_inverse_by_solves_is_that_of_lapack(spd):
+    """The way of a GPU, on a CPU."""
+    from iroot_kernels._cayley import _by_solves, cholesky_inverse
+
+    A = spd(33, 1e3, batch=2)
+    L, ws = torch.linalg.cholesky(A), Workspace()
+    found = _by_solves(L, torch.empty_like(A), ws)
+    assert torch.dist(found, torch.linalg.inv(A)) <= 1e-12 * torch.linalg.inv(A).norm()
+    assert torch.dist(found, cholesky_inverse(L, torch.empty_like(A), ws)) <= 1e-12 * found.norm()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from iroot_kernels import Workspace, cayley_coefficients, cayley_series, chebyshev_series
+from iroot_kernels import Counted, Workspace, cayley_coefficients, cayley_series, chebyshev_series
 from numpy.polynomial import chebyshev
 
 N = 96
@@ -38,12 +38,40 @@ def problem(with_spectrum, rhs):
     return make
 
 
-def _run(method, A, B, exponent, low, high, tol, ws=None):
+def _run(method, A, B, exponent, low, high, tol, ws=None, counted=None):
     if method == "cayley":
         c = cayley_coefficients(exponent, high / low, max(1e-12, 2.0**-45 * high / low))
-        return cayley_series(A, B, c, low, high, exponent=exponent, tol=tol, ws=ws)
+        return cayley_series(A, B, c, low, high, exponent=exponent, tol=tol, ws=ws, counted=counted)
     c = _coefficients(exponent, high / low)
-    return chebyshev_series(lambda V: A @ V, B, c, low, high, exponent=exponent, tol=tol, ws=ws)
+    return chebyshev_series(lambda V: A @ V, B, c, low, high, exponent=exponent, tol=tol, ws=ws, counted=counted)
+
+
+@pytest.mark.parametrize("method", ["chebyshev", "cayley"])
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("share", [1.0, 0.3, 3.0])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_count_gives_the_same_sum_and_estimate(method, name, share, rows, problem):
+    """As the series that stops by itself, to as many terms as that took: V and its norms are no part of either."""
+    A, B, _, smallest = problem(name, -0.5, 1 if rows else 2)
+    low = min(share * smallest, 0.4)
+    stopped = _run(method, A, B, -0.5, low, 1.05, 1e-6)
+    if not bool(stopped.converged.all()):
+        pytest.skip("it ran out of coefficients")
+    V = torch.randn(*B.shape[:-1], 5, generator=torch.Generator().manual_seed(5), dtype=B.dtype)
+    W = torch.cat((B, V), -1)
+    W = W.contiguous() if rows else W.mT.contiguous().mT
+    found = _run(method, A, W, -0.5, low, 1.05, 1e-6, counted=Counted(stopped.terms - 1, 5))
+    assert found.terms == stopped.terms
+    torch.testing.assert_close(found.Z[..., :-5], stopped.Z, rtol=1e-10, atol=1e-10 * float(stopped.Z.abs().max()))
+    torch.testing.assert_close(found.error, stopped.error, rtol=1e-6, atol=1e-12)
+    assert torch.equal(found.converged, stopped.converged)
+    # b(X)·V is what the sum gains by its last block.
+    block = {"chebyshev": 8, "cayley": 4}[method]
+    if stopped.terms - 1 > 3 * block:
+        before = _run(method, A, W, -0.5, low, 1.05, 1e-6, counted=Counted(stopped.terms - 1 - block, 5))
+        unit = 1.05**-0.5 if method == "chebyshev" else (low * 1.05) ** -0.25
+        gained = (found.Z - before.Z)[..., -5:].square().sum((-2, -1)) / 5 / unit**2
+        torch.testing.assert_close(found.probed, gained, rtol=1e-4, atol=1e-20)
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "cayley"])

@@ -102,6 +102,33 @@ def test_the_polar_factor_by_given_steps(rhs, precision, most):
     assert torch.equal(result.U, orthogonalize(G, schedule="polar-express", precision=precision))
 
 
+@pytest.mark.parametrize("strategy", ["chebyshev", "cayley"])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_strategy_of_sums_is_recorded_with_its_certificate(spd, rhs, truth, distance, strategy, batch):
+    B = rhs(600, 4)
+    settings = {**LATER, "kappa_max": 60.0, "strategy": strategy}
+    first = spd(600, 50.0).expand(*batch, 600, 600).cuda()
+    recorded = SolveWorkspace().capture(solve_spd, first, B.cuda().expand(*batch, 600, 4).contiguous(), **settings)
+    for seed, kappa, good in ((4, 50.0, True), (5, 1e5, False), (6, 50.0, True)):
+        A = spd(600, kappa, seed)
+        result, _ = replayed(recorded, A.cuda().expand(*batch, 600, 600), recorded.inputs[1])
+        assert bool((result.stats.converged == good).all()) and bool(result.Z.isnan().all()) != good
+        if good:
+            assert distance(result.Z.cpu(), truth(A, B, -0.5)) <= 1e-4
+
+
+def test_an_operator_is_recorded_with_its_certificate(spd, rhs, truth, distance):
+    def solve(A, B, **settings):
+        return solve_spd(lambda V: A @ V, B, **settings)
+
+    settings = {**LATER, "kappa_max": 60.0, "lambda_max": 1.01, "strategy": "chebyshev"}
+    recorded = SolveWorkspace().capture(solve, spd(600, 50.0).cuda(), rhs(600, 4).cuda(), **settings)
+    A = spd(600, 50.0, 4)
+    result, _ = replayed(recorded, A.cuda(), rhs(600, 4).cuda())
+    assert result.stats.status == "converged" and distance(result.Z.cpu(), truth(A, rhs(600, 4), -0.5)) <= 1e-4
+    assert recorded(spd(600, 1e4).cuda(), rhs(600, 4).cuda()).stats.status == "stagnated"
+
+
 def test_a_strategy_of_sums_is_recorded_without_a_certificate(spd, rhs, truth, distance):
     settings = {**LATER, "verify": False, "kappa_max": 60.0, "strategy": "chebyshev"}
     recorded = SolveWorkspace().capture(solve_spd, spd(600, 50.0).cuda(), rhs(600, 4).cuda(), **settings)

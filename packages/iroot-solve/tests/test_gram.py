@@ -83,6 +83,21 @@ def test_float64_loses_the_square_of_the_condition_and_says_so(matrix, rhs, dist
     assert 0.1 * error <= float(result.stats.error) + 2.0**-52
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("strategy", ["direct-solve", "eigh"])
+def test_of_a_float32_G_too(matrix, rhs, distance, seed, strategy):
+    """κ(G) = 1e6, one small singular value: κ²·u₆₄ = 1e-4, which the formed GᵀG knows nothing of, and G shows in full:
+    of one eigenvector the estimate is the truth, but for the second order."""
+    U, _, Vh = torch.linalg.svd(matrix((100, 40), 2.0, seed, torch.float64), full_matrices=False)
+    sigma = torch.ones(40, dtype=torch.float64)
+    sigma[-1] = 1e-6
+    G, B = ((U * sigma) @ Vh).float(), rhs(40, 2)
+    result = solve_gram_spd(G, B, strategy=strategy, tol=1e-3)
+    error = distance(result.Z, _truth(G, B, Fraction(-1, 2)))
+    assert result.stats.status == "converged" and result.stats.precision == "fp64"
+    assert 0.8 * error <= float(result.stats.error) <= 1.2 * error + 1e-6
+
+
 def test_cancellation(matrix, rhs, distance, within):
     """B in the range of Gᵀ: ‖Z‖ is ridge/σ² of r^(-1/p)·‖B‖, and float32 would keep nothing of it."""
     G = matrix(WIDE, 2.0)

@@ -3,7 +3,7 @@
 Takes coefficients as plain numbers, so any schedule will do; see `iroot_coeffs` for optimal ones.
 """
 
-from iroot_kernels._cayley import cayley_apply, cayley_coefficients, multiplication
+from iroot_kernels._cayley import cayley_apply, cayley_coefficients, cholesky_inverse, multiplication
 from iroot_kernels._chain import binary_chain
 from iroot_kernels._chebyshev import chebyshev_apply
 from iroot_kernels._coupled import CoupledIteration
@@ -20,7 +20,7 @@ from iroot_kernels._quadratic import (
     quadratics,
 )
 from iroot_kernels._rank_k import symmetric_rank_k
-from iroot_kernels._series import SeriesResult, cayley_series, chebyshev_series
+from iroot_kernels._series import Counted, SeriesResult, cayley_series, chebyshev_series
 from iroot_kernels._small_root import SmallResult, SmallRoot, small_matrices, small_roots
 from iroot_kernels._symmetric import SYMMETRIC_DEGREES, has_form
 from iroot_kernels._symmetric_root import SymmetricRoot
@@ -34,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRECISIONS",
     "SYMMETRIC_DEGREES",
+    "Counted",
     "CoupledIteration",
     "LanczosResult",
     "Polynomial",
@@ -54,6 +55,7 @@ __all__ = [
     "cayley_series",
     "chebyshev_apply",
     "chebyshev_series",
+    "cholesky_inverse",
     "golub_kahan_apply",
     "has_form",
     "increment",

@@ -136,6 +136,28 @@ def cayley_apply(
     return Z.mul_((sigma**exponent).to(B.dtype)).masked_fill_(failed[:, None, None], torch.nan), failed
 
 
+def cholesky_inverse(L: Tensor, out: Tensor, ws: Workspace) -> Tensor:
+    """(L·Lᵀ)⁻¹ by LAPACK; on a GPU, where torch's routine may leave the device, as L⁻ᵀ·L⁻¹, which a graph can hold.
+
+    Args:
+        L: `(b, n, n)` lower triangular.
+        out: `(b, n, n)`, not L.
+        ws: Where L⁻¹ lives.
+
+    Returns:
+        `out`. Cost: 2n³/3 multiply-adds; on a GPU a triangular solve with n columns, and a product.
+    """
+    return torch.cholesky_inverse(L, out=out) if L.device.type == "cpu" else _by_solves(L, out, ws)
+
+
+def _by_solves(L: Tensor, out: Tensor, ws: Workspace) -> Tensor:
+    """U·Uᵀ with U = L⁻ᵀ."""
+    U = ws.like("inverse factor", out).zero_()
+    U.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    torch.linalg.solve_triangular(L, U.mT, upper=False, out=U.mT)  # column by column
+    return torch.bmm(U, U.mT, out=out)
+
+
 def shifted_solve(A: Tensor, sigma: Tensor, B: Tensor, ws: Workspace) -> tuple[Action, Tensor]:
     """V ↦ (A + σ·I)⁻¹·V for V like B, always into the same buffer, and where there is no Cholesky factor.
 
@@ -147,7 +169,7 @@ def shifted_solve(A: Tensor, sigma: Tensor, B: Tensor, ws: Workspace) -> tuple[A
     info = ws.buffer("cayley info", A.shape[:1], torch.int32, A.device)
     torch.linalg.cholesky_ex(shifted, out=(L, info))
     L.masked_fill_((info != 0)[:, None, None], torch.nan)  # LAPACK would raise for a zero on the diagonal
-    inverse = torch.cholesky_inverse(L, out=shifted)
+    inverse = cholesky_inverse(L, shifted, ws)
     return multiplication(inverse, B, ws), info != 0
 
 

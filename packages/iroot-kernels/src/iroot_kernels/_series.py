@@ -7,11 +7,16 @@ c_j·V_j shows it. With the ratio q of two blocks (at least that of their coeffi
 
 What that cannot see: a part so small in B that it hides behind the last block and then hardly falls, as that of a tiny
 eigenvalue does (its terms fall like j^(−1−α)). It is at most j times the last block.
+
+Random columns V beside B, independent normal numbers, have the same share of every eigenvalue: with b(x) = Σ c_j·T_j(x)
+over the last block ‖b(X)·V‖_F² over their number is Σ b(x)² over the eigenvalues on average, which is next to nothing
+unless one lies outside [l, u].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +29,8 @@ from iroot_kernels._chebyshev import per_matrix
 from iroot_kernels._rows import Action
 from iroot_kernels._workspace import Workspace
 
+# Terms between two looks at the rest.
+CHEBYSHEV_BLOCK, CAYLEY_BLOCK = 8, 4
 Recurrence = Callable[[Tensor, Tensor], None]
 """(V, U) ↦ U ← 2·X·V − U."""
 
@@ -36,12 +43,40 @@ class SeriesResult(NamedTuple):
         terms: Terms added.
         error: Estimate of ‖rest‖_F/‖Z‖_F, `(b,)` float64; inf where Z is not finite.
         converged: error ≤ tol, `(b,)` bool.
+        probed: ‖b(X)·V‖_F²/k' of k' probes and the last block, `(b,)` float64; `None` without probes.
     """
 
     Z: Tensor
     terms: int
     error: Tensor
     converged: Tensor
+    probed: Tensor | None = None
+
+
+class Counted(NamedTuple):
+    """A sum of as many terms as were asked for, of which nothing is read.
+
+    Attributes:
+        terms: How many, without c_0: whole blocks, three at least, and no more than there are coefficients for.
+        probes: The last so many columns are random ones, and no part of the error.
+
+    Examples:
+        >>> import torch
+        >>> from iroot_kernels import Counted, cayley_coefficients, cayley_series
+        >>> A, B = torch.diag(torch.tensor([4.0, 9.0]))[None], torch.ones(1, 2, 1)
+        >>> c = cayley_coefficients(-0.5, 9.0, 1e-6)
+        >>> found = cayley_series(A, B, c, 1.0, 9.0, exponent=-0.5, tol=1e-3, counted=Counted(8))
+        >>> found.terms, bool(found.converged), [round(float(z), 3) for z in found.Z.flatten()]
+        (10, True, [0.5, 0.333])
+    """
+
+    terms: int
+    probes: int = 0
+
+    def blocks(self, coefficients: int, block: int) -> tuple[int, int]:
+        """(terms of a block, the last term) of so many coefficients and a block of so many terms, or of fewer."""
+        block = max(2, min(block, (coefficients - 1) // 3))
+        return block, max(3, min(-(-self.terms // block), (coefficients - 1) // block)) * block
 
 
 def series_apply(
@@ -68,31 +103,75 @@ def series_apply(
         `SeriesResult`. Cost: one `double` a term, one synchronisation a block.
     """
     ws = Workspace() if ws is None else ws
-    here, before, part, Z = (like(f"series {name}", B, ws) for name in ("here", "before", "part", "Z"))
     # Three blocks at least, for their ratio to be seen, and the last as long as the others.
     block = max(2, min(block, (len(coefficients) - 1) // 3))
     c = [float(value) for value in coefficients]
     c += [0.0] * (max(2 * block, -(-(len(c) - 1) // block) * block) + 1 - len(c))
+    rest = _Rest(c, tol, block)
+    for j, part, Z in _blocks(double, B, c, ws, block):
+        if rest.settled(j, *torch.stack((_norm(part), _norm(Z))).cpu().numpy()):
+            break
+    error = torch.from_numpy(rest.error).to(B.device)
+    return SeriesResult(Z, j + 1, error, error <= tol)
+
+
+def counted_apply(
+    double: Recurrence,
+    B: Tensor,
+    coefficients: Sequence[float],
+    counted: Counted,
+    *,
+    tol: float,
+    ws: Workspace | None = None,
+    block: int = 8,
+) -> SeriesResult:
+    """The same to a given number of terms, with the estimate where the numbers are: nothing waits.
+
+    Args:
+        double: As in `series_apply`, like all that is not explained.
+        B: With the probes as its last columns.
+        coefficients: More than `counted.terms`, for how they go on to be known.
+        counted: How many terms, and probes.
+        tol: For `converged`.
+        ws: Buffers.
+        block: Terms of a block.
+
+    Returns:
+        `SeriesResult`, with f(A)·V in the last columns of Z. Cost: one `double` a term; no synchronisation.
+    """
+    ws, k = Workspace() if ws is None else ws, B.shape[-1] - counted.probes
+    block, last = counted.blocks(len(coefficients), block)
+    c = [float(value) for value in coefficients]
+    c += [0.0] * (last + 2 - len(c))
+    norms: list[Tensor] = []
+    for j, part, Z in _blocks(double, B, c, ws, block):
+        norms = [*norms[-2:], _norm(part[..., :k])]
+        if j == last:
+            error = _left(norms, _norm(Z[..., :k]), _Rest(c, tol, block), last)
+            break
+    probed = _norm(part[..., k:]).square_().div_(counted.probes) if counted.probes else None
+    return SeriesResult(Z, last + 1, error, error <= tol, probed)
+
+
+def _blocks(
+    double: Recurrence, B: Tensor, c: Sequence[float], ws: Workspace, block: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(j, the block that ends with term j, the sum up to there), to the end of the coefficients."""
+    here, before, part, Z = (like(f"series {name}", B, ws) for name in ("here", "before", "part", "Z"))
     # V_1 = X·B = (2·X·B − 0)/2.
     before.copy_(B)
     double(before, here.zero_())
     here.mul_(0.5)
     torch.mul(before, c[0], out=part)
     Z.zero_()
-    rest = _Rest(c, tol, block)
-    j = 1
-    while True:
-        if j < len(c):
-            part.add_(here, alpha=c[j])
-        if j % block == 0 or j + 1 >= len(c):
-            Z.add_(part)
-            if rest.settled(j, *torch.stack((_norm(part), _norm(Z))).cpu().numpy()) or j + 1 >= len(c):
-                break
+    for j in range(1, len(c)):
+        if j > 1:
+            double(here, before)
+            here, before = before, here
+        part.add_(here, alpha=c[j])
+        if j % block == 0 or j + 1 == len(c):
+            yield j, part, Z.add_(part)
             part.zero_()
-        double(here, before)
-        here, before, j = before, here, j + 1
-    error = torch.from_numpy(rest.error).to(B.device)
-    return SeriesResult(Z, j + 1, error, error <= tol)
 
 
 def chebyshev_series(
@@ -105,6 +184,7 @@ def chebyshev_series(
     exponent: float,
     tol: float,
     ws: Workspace | None = None,
+    counted: Counted | None = None,
 ) -> SeriesResult:
     """A^exponent·B for A known by its products, as far as the series is needed.
 
@@ -117,9 +197,11 @@ def chebyshev_series(
         exponent: α.
         tol: Of the rest, relative to Z.
         ws: Buffers.
+        counted: How many terms, where nothing is to be read.
 
     Returns:
-        `SeriesResult`. Cost: a product with k columns for every term, one synchronisation every eight.
+        `SeriesResult`. Cost: a product with k columns for every term, one synchronisation every eight (none if
+        `counted`).
     """
     low, high = per_matrix(low, B), per_matrix(high, B)
     slope, offset = (4 / (high - low)).to(B.dtype), (-2 * (high + low) / (high - low)).to(B.dtype)
@@ -127,7 +209,10 @@ def chebyshev_series(
     def double(V: Tensor, U: Tensor) -> None:
         U.neg_().addcmul_(V, offset).addcmul_(action(V), slope)
 
-    found = series_apply(double, B, coefficients, tol=tol, ws=ws)
+    if counted is None:
+        found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=CHEBYSHEV_BLOCK)
+    else:
+        found = counted_apply(double, B, coefficients, counted, tol=tol, ws=ws, block=CHEBYSHEV_BLOCK)
     return found._replace(Z=found.Z.mul_((high**exponent).to(B.dtype)))
 
 
@@ -141,6 +226,7 @@ def cayley_series(
     exponent: float,
     tol: float,
     ws: Workspace | None = None,
+    counted: Counted | None = None,
 ) -> SeriesResult:
     """A^exponent·B by the series in (A − σI)·(A + σI)⁻¹, σ = √(low·high), as far as it is needed.
 
@@ -153,10 +239,11 @@ def cayley_series(
         exponent: α.
         tol: Of the rest, relative to Z.
         ws: Buffers.
+        counted: As in `chebyshev_series`.
 
     Returns:
         `SeriesResult`; NaN where A + σ·I has no Cholesky factor. Cost: one factorisation and a solve with k columns for
-        every term, one synchronisation every four.
+        every term, one synchronisation every four (none if `counted`).
     """
     ws = Workspace() if ws is None else ws
     low, high = per_matrix(low, B), per_matrix(high, B)
@@ -168,7 +255,10 @@ def cayley_series(
     def double(V: Tensor, U: Tensor) -> None:
         U.neg_().addcmul_(V, offset).addcmul_(solve(V), slope)
 
-    found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=4)
+    if counted is None:
+        found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=CAYLEY_BLOCK)
+    else:
+        found = counted_apply(double, B, coefficients, counted, tol=tol, ws=ws, block=CAYLEY_BLOCK)
     Z = found.Z.mul_((sigma**exponent).to(B.dtype)).masked_fill_(failed[:, None, None], torch.nan)
     error = found.error.masked_fill(failed, torch.inf)
     return found._replace(Z=Z, error=error, converged=error <= tol)
@@ -179,6 +269,16 @@ def like(name: str, B: Tensor, ws: Workspace) -> Tensor:
     if B.is_contiguous():
         return ws.buffer(name, B.shape, B.dtype, B.device)
     return ws.buffer(f"{name} columns", B.mT.shape, B.dtype, B.device).mT
+
+
+def _left(norms: list[Tensor], size: Tensor, rest: _Rest, j: int) -> Tensor:
+    """The error as `_Rest` estimates it after a block that ends at j, of the norms of the last three."""
+    rest.planned = rest.planned_from(j - rest.block)
+    now = torch.maximum(norms[-1], rest.planned * norms[-2])
+    fall = torch.where(norms[-3] > 0, now / norms[-3], 0.0).sqrt_()
+    ratio = fall.clamp_min_(rest.planned_from(j)).clamp_(0.0, 0.99)
+    error = torch.where(size > 0, now * ratio / ((1 - ratio) * size), 0.0)
+    return torch.where(norms[-1].isfinite() & size.isfinite(), error, math.inf)
 
 
 class _Rest:
@@ -205,7 +305,7 @@ class _Rest:
         now, finite = parts, np.isfinite(parts) & np.isfinite(sizes)
         if self.before:
             now = np.maximum(parts, self.planned * self.before[-1])
-        self.planned = self._planned(j)
+        self.planned = self.planned_from(j)
         with np.errstate(all="ignore"):
             ratio = np.clip(np.maximum(self.planned, self._fall(now)), 0.0, 0.99)
             self.error = np.where(sizes > 0, now * ratio / ((1 - ratio) * sizes), 0.0)
@@ -222,7 +322,7 @@ class _Rest:
         first = self.before[0]
         return np.asarray(np.where(first > 0, now / first, 0.0) ** (1 / len(self.before)))
 
-    def _planned(self, j: int) -> float:
+    def planned_from(self, j: int) -> float:
         """What the next block is to this one, by their coefficients; where there are no more, as it was before."""
         now = max((abs(value) for value in self.c[max(0, j - self.block + 1) : j + 1]), default=0.0)
         after = max((abs(value) for value in self.c[j + 1 : j + self.block + 1]), default=0.0)

@@ -49,7 +49,7 @@ def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tenso
         status = torch.full_like(finite, Status.unverified, dtype=torch.int8)
         certificate = Certificate(*torch.full_like(case.matrix.upper, math.nan).expand(3, -1))
     ledger = Ledger.empty(Z)
-    ledger.account(outcome)
+    ledger.account(outcome, problem.gram)
     return Report(problem, options, ws, ledger, case).result(status, torch.stack((*certificate, *_ends(case))))
 
 

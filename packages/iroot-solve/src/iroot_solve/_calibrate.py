@@ -81,6 +81,17 @@ def _symmetric(A: Tensor, name: str) -> tuple[Callable[[], object], int]:
     return lambda: root(S), root.program.products * A.shape[0]
 
 
+def _substitution(A: Tensor, B: Tensor) -> tuple[Callable[[], object], int]:
+    """The two triangular solves of a Cholesky factor, as the solver makes them."""
+    L, U = torch.linalg.cholesky_ex(A).L.mT.contiguous().mT, B.mT.contiguous().mT
+
+    def call() -> object:
+        torch.linalg.solve_triangular(L, U, upper=False, out=U)
+        return torch.linalg.solve_triangular(L.mT, U, upper=True, out=U)
+
+    return call, A.shape[0]
+
+
 def _measure(n: int, many: bool, device: str = "cpu") -> dict[str, float]:
     """Milliseconds per matrix of every operation in both precisions, for one matrix or one of many."""
     found = {}
@@ -93,6 +104,8 @@ def _measure(n: int, many: bool, device: str = "cpu") -> dict[str, float]:
         operations = _operations(A, B)
         if device == "cuda" and bits == 32:
             operations["symmetric"], operations["coarse"] = _symmetric(A, "fp16x3"), _symmetric(A, "fp16")
+        if device == "cuda":
+            operations["substitution"] = _substitution(A, B)
         for name, (call, matrices) in operations.items():
             found[f"{name}{bits}"] = _median_ms(call, device=device) / matrices
     return found

@@ -29,7 +29,14 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import lost, magnitude
-from iroot_solve._sums import cayley_fixed, chebyshev_fixed, run_cayley, run_chebyshev, stored
+from iroot_solve._sums import (
+    cayley_fixed,
+    chebyshev_fixed,
+    run_cayley,
+    run_chebyshev,
+    stored,
+)
+from iroot_solve._sums_checked import cayley_checked, chebyshev_checked
 from iroot_solve._task import SUMS, Candidate, Task
 
 SIGN_STEPS = 16
@@ -193,6 +200,9 @@ class Case:
         assert right is not None
         if self.options.blind:
             settings = (right, p.exponent, low, high, p.tol, self.ws)
+            if self.options.deferred:
+                checked = cayley_checked if candidate.strategy == "cayley" else chebyshev_checked
+                return checked(S, *settings, self.options.seed + COMPLETENESS_SEED)
             if candidate.strategy == "cayley":
                 return cayley_fixed(S, *settings)
             return chebyshev_fixed(lambda V: torch.bmm(S, V), *settings)
@@ -298,11 +308,12 @@ class Case:
         return self.ws.buffer("left", left.shape, dtype, left.device).copy_(left)
 
     def _judge(self, outcome: Outcome, A: Tensor) -> Matrix:
-        """A_s for residuals: finer than what computed Z."""
-        if self.problem.storage is torch.float32 or outcome.precision != "fp64":
+        """A_s for residuals: finer than what computed Z, and not what rounding made of GᵀG."""
+        gram, fine = self.problem.gram, outcome.precision == "fp64"
+        if gram is not None and (fine or gram.rounding):
+            return self.matrix.gram(gram)
+        if self.problem.storage is torch.float32 or not fine:
             return PlainMatrix(A)
-        if self.problem.gram is not None:
-            return self.matrix.gram(self.problem.gram)
         return DoubledMatrix(A, self.ws.like("A high", A), self.ws.like("A low", A))
 
     def _signs(self, outcome: Outcome, A: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -12,7 +12,7 @@ from functools import partial
 from math import sqrt
 
 import torch
-from iroot_kernels import Workspace
+from iroot_kernels import Workspace, cholesky_inverse
 from torch import Tensor
 
 from iroot_solve._certificate import Matrix, Root, judging_dtype, probe_signs, times_power
@@ -142,7 +142,7 @@ class Factor:
 
     def inverse(self) -> Tensor:
         """S⁻¹."""
-        Z = torch.cholesky_inverse(self.L, out=self.ws.like("Z", self.L.mT))
+        Z = cholesky_inverse(self.L, self.ws.like("Z", self.L.mT), self.ws)
         return Z.masked_fill_(self.broken, torch.nan)
 
     def power(self, j: int, V: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from iroot_solve._cost import (
     eigh_ms,
     iteration_ms,
     milliseconds,
+    substitution_ms,
 )
 from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
 from iroot_solve._hybrid_symmetric import hybrid_candidates
@@ -44,6 +45,8 @@ INVERSE_PER_CHOLESKY, SUM_CALLS = 2.5, 8
 LEAST_COLUMNS, BATCH_LEAST_COLUMNS = 8, 14
 # What a matrix takes on its way to float64: scaled, added to its transpose, compared with it.
 WIDENED_PASSES = 3
+# With B, with the residual, and with the probes of λmin.
+CHOLESKY_SOLVES = 3
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 
 
@@ -158,6 +161,7 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
             ms = eigh_ms(n, min(k, n) if task.root else k, batch, bits, task.device)
         else:
             ms = cholesky_ms(n, k, batch, bits, task.device)
+            ms += CHOLESKY_SOLVES * substitution_ms(n, batch, bits, task.device)
         # The certificate: three products in eigenvector coordinates with all its columns, or a product and a solve.
         ms += (6 if strategy == "eigh" else 3) * certified_ms(task, bits) + task.calls(FACTORED_CALLS)
         if bits == 64 and task.precisions[0] != "fp64":
@@ -176,7 +180,7 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     thin = _thin_products(schedule, task) if direct else int(not task.root)
     columns = thin * task.k * task.reuse
     products, chunks = (schedule.products(0.0), 1) if direct else (count, math.ceil(batch / chunk(n, bits // 8)))
-    ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks, task.device)
+    ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks, task.device, task.calls(1))
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
 
@@ -198,7 +202,8 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
 def _hybrid(task: Task, name: str, bits: int, schedule: HybridSchedule, rounding: float) -> Candidate:
     n, k, batch, steps = task.n, task.k, task.batch, len(schedule.steps)
     thin = 2 * schedule.corrections + 1
-    ms = iteration_ms(n, batch, schedule.steps.products(), 0.0, steps, thin, bits, device=task.device)
+    products = schedule.steps.products()
+    ms = iteration_ms(n, batch, products, 0.0, steps, thin, bits, device=task.device, call=task.calls(1))
     ms += (schedule.corrections + 1) * task.ms(f"skinny{bits}") * k / 16
     ms += schedule.corrections * task.ms("skinny64") * k / 16 + task.ms("pass64")
     ms = task.reuse * (ms + certificate_ms(task, 1, 1, True))  # nothing is kept for the next right-hand side

@@ -84,8 +84,8 @@ def milliseconds(operation: str, n: int, batch: int = 1, device: str = "cpu") ->
 
     Args:
         operation: mm, eigh, cholesky, skinny (16 columns) or pass, followed by 32 or 64, e.g. `mm32`; on CUDA also
-            symmetric32, a product of `SymmetricRoot` in fp16x3 with everything that belongs to it, and coarse32, one in
-            fp16.
+            symmetric32, a product of `SymmetricRoot` in fp16x3 with everything that belongs to it, coarse32, one in
+            fp16, and substitution, two triangular solves with few columns.
         n: Matrix size.
         batch: Number of matrices.
         device: Its type.
@@ -118,6 +118,7 @@ def iteration_ms(
     bits: int,
     chunks: int = 1,
     device: str = "cpu",
+    call: float | None = None,
 ) -> float:
     """A coupled iteration: products, the passes between them, products with thin matrices, calls.
 
@@ -131,12 +132,14 @@ def iteration_ms(
         bits: 32 or 64.
         chunks: Parts of the batch, each with its own calls.
         device: Its type.
+        call: Of a torch call, where it is not one from Python.
     """
     skinny = milliseconds(f"skinny{bits}", n, batch, device) * columns / 16
     product = milliseconds(f"mm{bits}", n, batch, device)
     product += PASSES_PER_PRODUCT * milliseconds(f"pass{bits}", n, batch, device)
     calls = PRODUCT_CALLS * square + STEP_CALLS * steps + THIN_CALLS * thin
-    return square * product + skinny + calls_ms(calls * chunks, device)
+    each = calls_ms(1, device) if call is None else call
+    return square * product + skinny + calls * chunks * each
 
 
 def eigh_ms(n: int, k: int, batch: int, bits: int, device: str = "cpu") -> float:
@@ -147,6 +150,12 @@ def eigh_ms(n: int, k: int, batch: int, bits: int, device: str = "cpu") -> float
 def cholesky_ms(n: int, k: int, batch: int, bits: int, device: str = "cpu") -> float:
     """One Cholesky factorisation and two triangular solves with k columns."""
     return milliseconds(f"cholesky{bits}", n, batch, device) + applied_ms(n, 2 * k, batch, bits, device)
+
+
+def substitution_ms(n: int, batch: int, bits: int, device: str = "cpu") -> float:
+    """What two triangular solves take more than their arithmetic: on a device one row waits for the other."""
+    operation = f"substitution{bits}"
+    return milliseconds(operation, n, batch, device) if operation in table(device)["single"] else 0.0
 
 
 def applied_ms(n: int, columns: int, batch: int, bits: int, device: str = "cpu") -> float:

@@ -1,8 +1,9 @@
 """(GᵀG + ridge·I)^(-1/p)·B, and the dual Gᵀ·(GGᵀ + ridge·I)^(-1/p)·B, from G.
 
 The smaller of GᵀG and GGᵀ is formed, once, in float64 from 2^-g·G with entries at most 1: what was passed in float32 or
-less is then known to n·u₆₄·κ(G)², and a float32 iteration may still do the work. In float64 residuals are products with
-G itself, so that the certificate sees what forming GᵀG lost. With m < n see `_wide_gram`.
+less is then known to n·u₆₄·κ(G)², and a float32 iteration may still do the work; or less exactly, where that does
+(`_gram_formed`). Where the iteration is as exact as GᵀG, residuals are products with G itself, so that the certificate
+sees what forming GᵀG lost. With m < n see `_wide_gram`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from iroot_precond import scale_by_power_of_two
 from torch import Tensor
 
 from iroot_solve._golub_kahan import solve_golub_kahan
+from iroot_solve._gram_formed import formed
 from iroot_solve._options import require_blind
 from iroot_solve._problem import Gram, Problem, check_matrix, check_right_hand_side, is_vector, read_problem
 from iroot_solve._result import SolveResult, SolveWorkspace
@@ -52,8 +54,10 @@ def solve_gram_spd(
             strategy (lanczos: without GᵀG, and to κ(G)·u), precision, on_failure, out, …
 
     Returns:
-        `(Z, workspace, stats, schedule)`. Cost: m·n²/2 multiply-adds in float64, then as `solve_spd`; with m < n
-        n·m² and an eigendecomposition of m×m, and nothing n×n is formed. The error is that of κ(G)²·u, u of float64.
+        `(Z, workspace, stats, schedule)`. Cost: m·n² multiply-adds in float64 (half as many on tensor cores where
+        symmetric products run and κ leaves room for what they round; `stats.backend` says so), then as `solve_spd`;
+        with m < n n·m² and an eigendecomposition of m×m, and nothing n×n is formed. The error is that of κ(G)²·u, u of
+        float64.
 
     Raises:
         TypeError, ValueError: Arguments that cannot be right; m < n without a ridge, where GᵀG is singular.
@@ -86,7 +90,7 @@ def solve_gram_spd(
         settings_of_G = (problem.exponent.denominator, problem.count, problem.folded)
         spectrum = ws.keep("wide", G, settings_of_G, lambda: spectrum_of(source.G), reuse_precond)
         return solve_wide(problem, spectrum, options, ws)
-    return solve(replace(problem, A=_formed(G, source, ws, reuse_precond), gram=source), options, ws)
+    return solve(formed(problem, source, G, options, ws, reuse_precond), options, ws)
 
 
 def apply_inverse_root_gram_rhs_spd(
@@ -142,11 +146,10 @@ def apply_inverse_root_gram_rhs_spd(
         wide = ws.buffer("B wide", problem.B.shape, torch.float64, B.device).copy_(problem.B)
         shape = (problem.count, n, problem.columns)
         C = torch.bmm(source.G.mT, wide, out=ws.buffer("GᵀB", shape, torch.float64, B.device))
-        problem = replace(problem, A=_formed(G, source, ws, reuse_precond), B=C, gram=source)
+        problem = replace(problem, A=problem.A[:, :n, :n], B=C)
     else:
         source = replace(source, G=source.G.mT, name="GGᵀ", onto=True)
-        problem = replace(problem, A=_formed(G, source, ws, reuse_precond), gram=source)
-    return solve(problem, options, ws)
+    return solve(formed(problem, source, G, options, ws, reuse_precond), options, ws)
 
 
 def _read(
@@ -183,13 +186,3 @@ def _source(G: Tensor, problem: Problem, ws: SolveWorkspace, reuse: bool) -> Gra
 
 def _zeros(problem: Problem) -> Tensor:
     return torch.zeros(problem.count, dtype=torch.int32, device=problem.A.device)
-
-
-def _formed(G: Tensor, source: Gram, ws: SolveWorkspace, reuse: bool) -> Tensor:
-    """GᵀG of the source, `(b, n, n)` float64."""
-    b, m, n = source.G.shape
-
-    def make() -> Tensor:
-        return torch.bmm(source.G.mT, source.G, out=ws.buffer("gram", (b, n, n), torch.float64, G.device))
-
-    return ws.keep("gram", G, (source.name, b, n), make, reuse)

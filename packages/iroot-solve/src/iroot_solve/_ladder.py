@@ -12,7 +12,9 @@ from torch import Tensor
 from iroot_solve._case import Case, Facts
 from iroot_solve._certificate import Array, Certificate
 from iroot_solve._choose import choose
+from iroot_solve._gram_formed import is_rounded, part_in_float64
 from iroot_solve._outcome import Outcome
+from iroot_solve._problem import Gram
 from iroot_solve._result import DirectSchedule, SolveResult, Status
 from iroot_solve._task import Candidate
 from iroot_solve._verdict import spectrum_status, suspicious
@@ -76,13 +78,13 @@ class Ledger:
             self.cut, self.rank = np.zeros(self.error.shape), np.zeros(self.error.shape, dtype=np.int64)
         self.cut[rows], self.rank[rows] = cut, rank
 
-    def account(self, outcome: Outcome) -> None:
-        """Add the outcome's work."""
+    def account(self, outcome: Outcome, gram: Gram | None = None) -> None:
+        """Add the outcome's work, for an A that was formed as `gram` says."""
         for kind, count in outcome.products.items():
             self.products[kind] = self.products.get(kind, 0) + count
         self.steps += outcome.steps
         self.strategy, self.precision, self.schedule = outcome.strategy, outcome.precision, outcome.schedule
-        self.backend = outcome.backend
+        self.backend = outcome.backend + ("" if gram is None else gram.backend)
 
     def take(self, rows: Array, result: SolveResult) -> None:
         """The answers of a solve for the matrices at `rows` alone."""
@@ -128,7 +130,7 @@ def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float
     certificate, lowest, highest = case.certify(outcome, Z)
     good = ledger.error[rows] <= case.problem.tol  # a lower rung's answer stands, whatever this one shows
     ledger.record(rows, Z, certificate)
-    ledger.account(outcome)
+    ledger.account(outcome, case.problem.gram)
     failed = ~(certificate.error <= case.problem.tol / 2)
     if outcome.lowest is not None:
         ledger.lambda_min[rows] = np.ldexp(lowest, case.exponents())
@@ -165,15 +167,17 @@ def _climb(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Ar
     Returns:
         Whether that settled all of them.
     """
-    again = outcome.resume() if outcome.resume else None
+    rounded = is_rounded(case.problem)
+    again = None if rounded or not outcome.resume else outcome.resume()
     if again is not None:
         ledger.fallbacks.append("more steps")
         return settle(case, ledger, rows, again, low, high)
     rung = _next_rung(case, outcome, low, high)
     if rung is None:
         return False
-    ledger.fallbacks.append(f"{rung.strategy} in {rung.precision}")
-    part = case.select(failed)
+    anew = f", {case.problem.name} in float64" if rounded else ""
+    ledger.fallbacks.append(f"{rung.strategy} in {rung.precision}{anew}")
+    part = part_in_float64(case.select(failed))
     return settle(part, ledger, rows[failed], part.run(rung, low, high), low, high)
 
 
@@ -188,8 +192,11 @@ def _judge(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, doubtful: 
 
 
 def _next_rung(case: Case, outcome: Outcome, low: float, high: float) -> Candidate | None:
-    """The same strategy (auto: the cheapest) in float32 if less was tried, then in float64; eigh in float64; none."""
-    if outcome.reduced:
+    """The same strategy (auto: the cheapest) in float32 if less was tried, then in float64; eigh in float64; none.
+
+    A GᵀG that was rounded counts as less than float32: in the next rung it is not.
+    """
+    if outcome.reduced or is_rounded(case.problem):
         return choose(replace(case.task, reduced=False), low, high, case.options.strategy)
     if outcome.precision != "fp64":
         task = replace(case.task, precisions=("fp64",))

@@ -126,9 +126,12 @@ class ScaledMatrix:
         return self.ridge * power_of_two(-self.exponent, torch.float64)
 
     def gram(self, source: Gram) -> GramMatrix:
-        """A_s = 2^-e·(GᵀG + ridge·I) as products with G."""
+        """A_s = 2^-e·(GᵀG + ridge·I)/stretch as products with G."""
         d = None if self.scale is None else self.scale.d.double()
-        return GramMatrix(source.G, 2 * source.exponent - self.exponent, self.scaled_ridge, d)
+        if self.stretch is not None:
+            even = self.stretch.rsqrt()[:, None]
+            d = even if d is None else d * even
+        return GramMatrix(source.G, 2 * source.exponent - self.exponent, self.scaled_ridge, d, self.ws)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """A_s in `dtype`."""

@@ -21,6 +21,7 @@ from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._scales import lost, magnitude
 from iroot_solve._solve import destination, warn_of_ignored_scaling
 from iroot_solve._sums import chebyshev_fixed, run_chebyshev
+from iroot_solve._sums_checked import chebyshev_checked
 
 STRATEGIES = ("auto", "lanczos", "chebyshev")
 PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -91,8 +92,8 @@ def solve_operator(A: Any, problem: Problem, options: Options, workspace: SolveW
 
 
 def _check(problem: Problem, options: Options) -> None:
-    if options.deferred:
-        raise ValueError("verify='deferred' does not apply to an operator: its error is found while it runs")
+    if options.deferred and options.strategy != "chebyshev":
+        raise ValueError("verify='deferred' applies to an operator with strategy='chebyshev' only: others read numbers")
     if problem.B is None:
         raise ValueError("A is an operator: its root has no entries; pass B")
     if options.strategy not in STRATEGIES:
@@ -120,16 +121,27 @@ def _scaled(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _blind(A: Operator, report: Report) -> SolveResult:
-    """As many terms as the promised spectrum needs; nothing is read, and nothing is known of the error."""
+    """As many terms as the promised spectrum needs; nothing is read, and the error known where Z is, or not at all."""
     problem, options, ledger = report.problem, report.options, report.ledger
     B, f, fine = _scaled(problem)
-    low, high = _promised(options)
-    outcome = chebyshev_fixed(A, B, problem.exponent, low, high, problem.tol, report.ws)
+    settings = (A, B, problem.exponent, *_promised(options), problem.tol, report.ws)
+    if options.deferred:
+        outcome = chebyshev_checked(*settings, options.seed, PRECISIONS[problem.dtype])
+    else:
+        outcome = chebyshev_fixed(*settings)
     ledger.account(outcome)
-    ledger.Z.copy_(ldexp(outcome.Z, f[:, None, None])).masked_fill_(~fine[:, None, None], torch.nan)
+    ledger.Z.copy_(ldexp(outcome.Z, f[:, None, None]))
     numbers = torch.full((6, problem.count), torch.nan, dtype=torch.float64, device=f.device)
     numbers[5] = options.damping.ridge
-    return report.result(torch.full_like(f, Status.unverified, dtype=torch.int8), numbers)
+    codes = torch.full_like(f, Status.unverified, dtype=torch.int8)
+    if outcome.error is not None:
+        gone = lost(magnitude(ledger.Z), magnitude(outcome.Z), problem.dtype)
+        numbers[:2] = error = torch.where(gone | ~fine, torch.inf, outcome.error)
+        codes = torch.where(error <= problem.reachable_tol, int(Status.converged), int(Status.stagnated))
+        codes = torch.where(fine, codes, int(Status.nonfinite_input)).to(torch.int8)
+    unanswered = ~fine if outcome.error is None else codes != Status.converged
+    ledger.Z.masked_fill_(unanswered[:, None, None], torch.nan)
+    return report.result(codes, numbers)
 
 
 def _solve(A: Operator, problem: Problem, options: Options, ledger: Ledger, ws: Workspace) -> None:

@@ -15,8 +15,7 @@ from iroot_solve._problem import Problem
 ON_FAILURE = ("raise", "warn", "nan")
 ON_SINGULAR = ("error", "pinv")
 LOOKS = ("auto", "lanczos", "cholesky", "none")
-DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "cholesky")
-RECORDABLE = (*DEFERRABLE, "chebyshev", "cayley")
+DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "chebyshev", "cayley", "cholesky")
 
 
 @dataclass(frozen=True)
@@ -135,10 +134,10 @@ def require_blind(options: Options, ws: Workspace, possible: bool = True) -> Non
         raise ValueError(
             "a recorded call reads nothing back: pass kappa_max=…, on_failure='nan', and verify='deferred' or False"
         )
-    if options.strategy not in RECORDABLE:
+    if options.strategy not in DEFERRABLE:
         raise ValueError(
             f"a recorded call reads nothing back, and strategy={options.strategy!r} does; these do not: "
-            f"{', '.join(RECORDABLE)}"
+            f"{', '.join(DEFERRABLE)}"
         )
     if options.precond.lambda_max_est not in ("row_sum", "frobenius"):
         raise ValueError(f"lambda_max_est={options.precond.lambda_max_est!r} copies numbers from the host")

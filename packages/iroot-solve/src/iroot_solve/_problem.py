@@ -13,7 +13,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-2, t
 
 @dataclass(frozen=True)
 class Gram:
-    """Where A came from, if it was not passed: A = GᵀG in float64, and 2^g·G was passed.
+    """Where A came from, if it was not passed: A = GᵀG in float64 (or rounded), and 2^g·G was passed.
 
     Attributes:
         G: `(b, m, n)` float64, entries at most 1.
@@ -22,6 +22,7 @@ class Gram:
         name: Of the caller's matrix.
         dual: The answer has a factor 2^g·G or 2^g·Gᵀ besides A^exponent.
         onto: It is (2^g·G)·Z.
+        rounding: What rounding GᵀG moves Z by is about this times κ·q/s; 0 where it is float64.
     """
 
     G: Tensor
@@ -30,6 +31,12 @@ class Gram:
     name: str = "GᵀG"
     dual: bool = False
     onto: bool = False
+    rounding: float = 0.0
+
+    @property
+    def backend(self) -> str:
+        """What formed GᵀG, for `stats.backend`, where it was not torch in float64."""
+        return f"; {self.name} by symmetric products" if self.rounding else ""
 
     @property
     def left(self) -> Tensor | None:
@@ -54,7 +61,7 @@ class Problem:
         shape: The shape of Z.
         folded: B's batch was folded into its columns, because one A serves all of it.
         gram: Where A came from, if it was not passed.
-        passed: The caller's own tensor, of which A is a view; `None` for a part of a batch.
+        passed: The caller's own tensor, which A is a view of or was formed from; `None` for a part of a batch.
     """
 
     A: Tensor

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from iroot_solve._blind import fastest, recordable
-from iroot_solve._case import task_of
+from iroot_solve._case import Case, task_of
 from iroot_solve._certificate import Array
 from iroot_solve._choose import choose
 from iroot_solve._config import PrecondConfig
@@ -29,7 +29,7 @@ from iroot_solve._problem import Problem
 from iroot_solve._replay import Replay
 from iroot_solve._report import Report
 from iroot_solve._result import NUMBERS, SolveResult, SolveStats, SolveWorkspace, Status
-from iroot_solve._spectrum import FACTORED_SAFETY
+from iroot_solve._spectrum import FACTORED_SAFETY, Spectrum
 from iroot_solve._task import MAX_KAPPA
 
 # Recording takes as long as three calls, and holds all buffers of one.
@@ -67,6 +67,21 @@ class Repeat:
             grid = 2.0 ** (math.ceil(2 * math.log2(MARGIN * kappa)) / 2)
             self.kappa, self.calls, self.replay = min(grid, MAX_KAPPA), 0, None
 
+    @property
+    def curious(self) -> bool:
+        """Nothing is recorded for want of a condition."""
+        return not self.hopeless and (self.kappa is None or self.calls < 0)
+
+    def note(self, case: Case, ledger: Ledger, known: Spectrum) -> None:
+        """An eager call has come to its end: with a look before its plan, or a factorisation that needed none."""
+        if case.ends is not None:
+            self.saw(known.bound / known.low)
+        elif self.curious:
+            matrix = case.matrix
+            matrix.bound_by_power()
+            high = torch.ldexp(matrix.upper, matrix.exponent).cpu().numpy()
+            self.saw_ends(ledger.lambda_min, np.fmin(ledger.lambda_max, high))
+
     def saw_ends(self, low: Array, high: Array) -> None:
         """A call needed no plan, and saw these ends of the spectra, near enough."""
         kappa = float(np.max(high / low))
@@ -75,7 +90,7 @@ class Repeat:
 
     def learn(self, stats: SolveStats) -> None:
         """The same from its stats; waits for the device while nothing is recorded for want of a condition."""
-        if not self.hopeless and (self.kappa is None or self.calls < 0):
+        if self.curious:
             self.saw_ends(*torch.stack((stats.lambda_min, stats.lambda_max)).cpu().numpy())
 
     def give_up(self) -> None:

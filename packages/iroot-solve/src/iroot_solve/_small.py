@@ -41,6 +41,8 @@ SHARE = 0.8
 # Error of a root over κ·q/s, for what is not done again: the worst of 512 log-spaced ones (1.0e-4 with p = 2, κ = 1e4,
 # n = 64; 8.8e-5 with n = 32).
 ROUNDING = 2e-8
+# Of tol: what was seen has a safety of two to five in it.
+HOPELESS = 5.0
 # Right-hand sides of one program follow one another: many of them for few matrices are for a product of their own.
 MOST_COLUMNS, MANY = 1024, 128
 # Bits of the kernel's status.
@@ -50,12 +52,15 @@ LEAST_RIDGE = 2.0**-126
 Usual = Callable[[Problem, Options, SolveWorkspace, Tensor], SolveResult]
 
 
-def small(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, usual: Usual) -> SolveResult | None:
-    """The result with its answer in `Z`, or `None` where the usual way is to find all of it.
+def small(
+    problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, usual: Usual, seen: float | None = None
+) -> SolveResult | None:
+    """The result with its answer in `Z`, or `None` where the usual way is to find all of it, as where the condition
+    `seen` in calls like this one is beyond float32.
 
     Cost: one launch and one synchronisation (none for a blind call); the `usual` way for the matrices that are left.
     """
-    if not _applies(problem, options):
+    if not _applies(problem, options) or (seen is not None and _rounding(problem, seen) > HOPELESS * problem.tol):
         return None
     schedule = planned(problem.exponent, options.kappa_max or KAPPA, problem.tol)
     ridge = options.damping.amount(problem) if options.damping else None
@@ -100,10 +105,15 @@ def _safely_blind(problem: Problem, options: Options) -> bool:
     """Whether what is promised of κ leaves room for rounding: twice the worst seen where nobody will look at it."""
     if not options.blind or options.kappa_max is None:
         return False
-    rounding = ROUNDING * abs(problem.exponent.numerator) / problem.exponent.denominator * options.kappa_max
+    rounding = _rounding(problem, options.kappa_max)
     if options.deferred:
         return rounding + TRUNCATION_SHARE * problem.tol <= SHARE * problem.tol
     return 2 * rounding + TRUNCATION_SHARE * problem.tol <= problem.tol / 2
+
+
+def _rounding(problem: Problem, kappa: float) -> float:
+    """Of matrices of this condition."""
+    return ROUNDING * abs(problem.exponent.numerator) / problem.exponent.denominator * kappa
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,7 @@ from iroot_solve._blind import solve_blind
 from iroot_solve._case import Case, task_of
 from iroot_solve._certificate import Array
 from iroot_solve._errors import PreconditionerIgnoredWarning
+from iroot_solve._gram_formed import finer
 from iroot_solve._ladder import Ledger, settle
 from iroot_solve._matrix import CONGRUENCES
 from iroot_solve._options import Options, require_blind
@@ -52,7 +53,8 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
         result = None if repeat is None else replayed(repeat, problem, options, ws, Z, solve)
         if result is not None:
             return result
-        result = plain(problem, options, ws, Z) or small(problem, options, ws, Z, _part)
+        seen = None if repeat is None else repeat.kappa
+        result = plain(problem, options, ws, Z) or small(problem, options, ws, Z, _part, seen)
         if result is not None:
             if repeat is not None:
                 repeat.learn(result.stats)
@@ -78,9 +80,10 @@ def _checked(case: Case, ledger: Ledger, repeat: Repeat | None = None) -> SolveR
     """The usual way: read the facts, choose, run, certify, climb."""
     options, problem = case.options, case.problem
     kept = recall(case)
-    if kept is None and wants_ritz(case):
+    unknown = kept is None and case.ends is None
+    if unknown and wants_ritz(case):
         case.look()
-    elif kept is None:
+    elif unknown:
         case.matrix.matrix(precision(first_candidate(case.task, wanted_strategy(case)).precision).storage)
     facts = case.read()
     require_symmetric(problem, facts)
@@ -89,22 +92,23 @@ def _checked(case: Case, ledger: Ledger, repeat: Repeat | None = None) -> SolveR
     if early is not None:
         return _around(case, ledger, early)
     known = spectrum(case, facts)
+    candidate = candidate_for(case, known)
+    exact = finer(case, facts, known, candidate)
+    if exact is not None:
+        return _checked(exact, ledger)
     ledger.fallbacks += known.broken
     case.kappa = known.kappa
     again = None if kept is None else kept.outcome(case)
-    outcome = again or case.run(candidate_for(case, known), known.low, known.high)
+    outcome = again or case.run(candidate, known.low, known.high)
     if options.verify:
         settled = settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)
         if settled and again is None and not ledger.fallbacks:
             remember(case, outcome)
         if settled and repeat is not None and options.kappa_max is None:
-            if case.ends is None:
-                repeat.saw_ends(ledger.lambda_min, ledger.lambda_max)
-            else:
-                repeat.saw(known.bound / known.low)
+            repeat.note(case, ledger, known)
     else:
         case.deliver(outcome, ledger.Z)
-        ledger.account(outcome)
+        ledger.account(outcome, problem.gram)
     return Report(problem, options, case.ws, ledger, case).finish()
 
 

@@ -49,7 +49,7 @@ def cayley_terms(kappa: float, tol: float) -> int:
 
 
 @lru_cache(maxsize=256)
-def _chebyshev_coefficients(exponent: Fraction, kappa: float) -> tuple[float, ...]:
+def chebyshev_series_of(exponent: Fraction, kappa: float) -> tuple[float, ...]:
     """Those of x^α on [1/κ, 1], down to their rounding."""
     tol = 32 * UNIT * kappa ** -float(exponent)
     coefficients, _ = chebyshev_expansion(-1 / exponent, 1 / kappa, 1.0, tol=tol)
@@ -57,7 +57,7 @@ def _chebyshev_coefficients(exponent: Fraction, kappa: float) -> tuple[float, ..
 
 
 @lru_cache(maxsize=256)
-def _cayley_coefficients(exponent: Fraction, kappa: float) -> tuple[float, ...]:
+def cayley_series_of(exponent: Fraction, kappa: float) -> tuple[float, ...]:
     """Those of the Cayley transform, down to their rounding."""
     tol = 32 * UNIT * kappa ** max(0.5, -float(exponent))
     return tuple(cayley_coefficients(float(exponent), kappa, tol).tolist())
@@ -91,9 +91,9 @@ def run_chebyshev(
         The outcome with an `error` of its own. Cost: a product with k columns for every term.
     """
     low = max(low, high / MOST_KAPPA["chebyshev"])
-    coefficients = _chebyshev_coefficients(exponent, high / low)
+    coefficients = chebyshev_series_of(exponent, high / low)
     found = chebyshev_series(action, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
-    return _outcome("chebyshev", found, B, exponent, kappa or high / low, name)
+    return series_outcome("chebyshev", found, B, exponent, kappa or high / low, name)
 
 
 def run_cayley(
@@ -113,16 +113,16 @@ def run_cayley(
         factorisation and a solve with k columns for every term.
     """
     low = max(low, high / MOST_KAPPA["cayley"])
-    coefficients = _cayley_coefficients(exponent, high / low)
+    coefficients = cayley_series_of(exponent, high / low)
     found = cayley_series(S, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
-    return _outcome("cayley", found, B, exponent, kappa or high / low)
+    return series_outcome("cayley", found, B, exponent, kappa or high / low)
 
 
 def chebyshev_fixed(
     action: Action, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
 ) -> Outcome:
     """The same with as many terms as [low, high] needs: nothing is read, and nothing is known of the error."""
-    terms = _cut(_chebyshev_coefficients(exponent, high / low), SHARE * tol)
+    terms = without_tail(chebyshev_series_of(exponent, high / low), SHARE * tol)
     Z = chebyshev_apply(action, B, terms, low, high, exponent=float(exponent), ws=ws)
     return _fixed("chebyshev", Z, len(terms))
 
@@ -132,7 +132,7 @@ def cayley_fixed(
 ) -> Outcome:
     """Likewise."""
     alpha = float(exponent)
-    terms = _cut(_cayley_coefficients(exponent, high / low), SHARE * tol * (high / low) ** (alpha / 2))
+    terms = without_tail(cayley_series_of(exponent, high / low), SHARE * tol * (high / low) ** (alpha / 2))
     Z, _ = cayley_apply(S, B, terms, low, high, exponent=alpha, ws=ws)
     return _fixed("cayley", Z, len(terms))
 
@@ -143,7 +143,7 @@ def _fixed(strategy: str, Z: Tensor, terms: int) -> Outcome:
     return Outcome(Z, None, Z.dtype, strategy, name, plan, terms, {"columns": terms * Z.shape[-1]})
 
 
-def _cut(coefficients: tuple[float, ...], tol: float) -> tuple[float, ...]:
+def without_tail(coefficients: tuple[float, ...], tol: float) -> tuple[float, ...]:
     """Without a tail of less than tol."""
     tail = 0.0
     for count in range(len(coefficients), 0, -1):
@@ -160,7 +160,7 @@ def stored(B: Tensor, ws: Workspace) -> Tensor:
     return ws.buffer("B columns", B.mT.shape, B.dtype, B.device).mT.copy_(B)
 
 
-def _outcome(
+def series_outcome(
     strategy: str, found: SeriesResult, B: Tensor, exponent: Fraction, kappa: float, name: str = ""
 ) -> Outcome:
     name = name or ("fp64" if B.dtype is torch.float64 else "fp32")

@@ -44,6 +44,7 @@ GRAM, REUSE, CERTIFICATE, SCALES, HYBRID = (
 CAPTURE, COMPLETENESS, DEFERRED = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("capture", "completeness", "deferred")
 )
+GRAM_ROUNDED, SUMS_CHECKED = (f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram_rounded", "sums_checked"))
 POWERS = "packages/iroot-solve/tests/test_powers.py"
 PLAIN, SYMMETRIC = "packages/iroot-solve/tests/test_plain.py", "packages/iroot-kernels/tests/test_symmetric.py"
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
@@ -169,7 +170,11 @@ MUTANTS = (
         "return None",
         (SOLVE,),
     ),
-    Mutant("certificate", f"{KERNELS_SRC}/_series.py", "now * ratio / ((1", "1e-3 * now * ratio / ((1", (KERNELS,)),
+    Mutant("certificate", f"{KERNELS_SRC}/_series.py", "sizes > 0, now", "sizes > 0, 1e-3 * now", (KERNELS,)),
+    Mutant("certificate", f"{KERNELS_SRC}/_series.py", "size > 0, now", "size > 0, 1e-3 * now", (KERNELS,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_sums_checked.py", "found.probed <=", "found.probed >=", (SUMS_CHECKED,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(fine or gram.rounding)", "fine", (GRAM_ROUNDED,)),
+    Mutant("fallback", f"{SOLVE_SRC}/_ladder.py", "None if rounded or not", "None if not", (GRAM_ROUNDED,)),
     Mutant("certificate", f"{KERNELS_SRC}/_krylov.py", "envelope * usable, unseen", "unseen, unseen", (KERNELS,)),
     Mutant(
         "update term",
