@@ -35,6 +35,7 @@ KERNEL_TEST_NEEDS = ("triton; platform_system == 'Linux'",)
 BENCH_TEST_NEEDS = ("matplotlib",)
 # What the sessions that test wheels leave out: `tests` runs it on the same code.
 QUICK = ("-m", "not slow")
+SLOW = ("-m", "slow")
 REPO_TEST_NEEDS = ("pytest-cov", "nox", "hatchling", "import-linter")
 
 nox.needs_version = ">=2024.4.15"
@@ -170,12 +171,17 @@ def benchmark_folders(packages: list[str]) -> list[str]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests of the four packages and of the repository, every example of the docs, and the coverage."""
+    """All tests of the four packages and of the repository, every example of the docs, and the quick ones' coverage."""
     install_tree(
         session, *TEST_NEEDS, *KERNEL_TEST_NEEDS, *BENCH_TEST_NEEDS, *REPO_TEST_NEEDS, *extra("iroot-solve", "rivals")
     )
-    coverage = [] if session.posargs else ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}"]
-    session.run("python", "-m", "pytest", *coverage, *session.posargs)
+    pytest = ("python", "-m", "pytest")
+    if session.posargs:
+        session.run(*pytest, *session.posargs)
+        return
+    # Watched line by line, tests take up to twice as long; the slow ones sweep numbers through lines seen before.
+    session.run(*pytest, *QUICK, "--cov", f"--cov-fail-under={COVERAGE_FLOOR}")
+    session.run(*pytest, *SLOW)
 
 
 @nox.session

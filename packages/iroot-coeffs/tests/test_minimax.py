@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from functools import cache
 
 import mpmath
 import numpy as np
@@ -21,6 +22,13 @@ CASES = [
 ]
 
 
+@cache
+def chebyshev(k, t):
+    """T_k(t) in 80 digits; every step is looked at in the same places."""
+    with mpmath.workdps(80):
+        return mpmath.cos(k * mpmath.acos(t))
+
+
 def residual_values(step, points):
     """q(y) y^(1/p) of the stored coefficients at t in mpmath numbers."""
     p = Fraction(step.p)
@@ -28,7 +36,7 @@ def residual_values(step, points):
     lo, hi = mpmath.mpf(step.lo), mpmath.mpf(step.hi)
     values = []
     for t in points:
-        q = sum(mpmath.mpf(c) * mpmath.cos(k * mpmath.acos(t)) for k, c in enumerate(step.chebyshev))
+        q = sum(mpmath.mpf(c) * chebyshev(k, t) for k, c in enumerate(step.chebyshev))
         y = ((1 - t) * lo + (1 + t) * hi) / 2
         values.append((y, q * y**a))
     return values

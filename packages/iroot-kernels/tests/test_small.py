@@ -49,9 +49,15 @@ def each(X, truth):
     return (X.double() - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)
 
 
-@pytest.mark.parametrize("n", [1, 3, 16, 17, 40])
-@pytest.mark.parametrize(("p", "power_of_q"), POWERS)
+@pytest.mark.parametrize(
+    ("n", "p", "power_of_q"),
+    [
+        *((17, *powers) for powers in POWERS),
+        *((n, *powers) for n in (1, 3, 16, 40) for powers in ((1, 1), (2, 1), (7, 3))),
+    ],
+)
 def test_roots(interpreted, spd, power, roots, n, p, power_of_q):
+    """Every power at one size, and every padding with three of them."""
     A = spd(n, 1e2, batch=2).float()
     result = roots(p, power_of_q, degrees=(1, 2) if n == 17 else (2,))(A)
     assert result.Z.shape == A.shape and torch.equal(result.Z, result.Z.mT)
@@ -95,8 +101,7 @@ def test_results_out_of_range(interpreted, roots):
     assert bool(result.Z[0].diagonal().isinf().all()) and torch.allclose(result.Z[1], torch.eye(3))
 
 
-@pytest.mark.parametrize("k", [1, 16, 37])
-@pytest.mark.parametrize(("p", "power_of_q"), [(1, 1), (2, 1), (7, 3)])
+@pytest.mark.parametrize(("k", "p", "power_of_q"), [(1, 2, 1), (16, 1, 1), (16, 7, 3), (37, 2, 1)])
 def test_right_hand_sides(interpreted, spd, rhs, power, roots, k, p, power_of_q):
     """B of very different columns; its norm must not overflow."""
     A, B = spd(17, 1e2, batch=2).float(), rhs(17, k, batch=2, dtype=torch.float32)
@@ -197,6 +202,7 @@ SPECTRA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize(("p", "power_of_q"), [(1, 1), (2, 1), (4, 1), (3, 2)])
 def test_the_certificate_is_honest(interpreted, with_spectrum, power, roots, name, p, power_of_q):
@@ -206,7 +212,7 @@ def test_the_certificate_is_honest(interpreted, with_spectrum, power, roots, nam
     """
     root = roots(p, power_of_q, kappa=1e3)
     for kappa in (1e2, 1e4, 1e6):
-        A = with_spectrum(SPECTRA[name](kappa), batch=4, seed=1)[0].float()
+        A = with_spectrum(SPECTRA[name](kappa), batch=2, seed=1)[0].float()
         result = root(A)
         error = each(result.Z, power(A, -power_of_q / p))
         assert bool((result.error >= 0.1 * error)[result.status == 0].all()), (kappa, result.error, error)

@@ -44,8 +44,8 @@ def _applied(steps, p, power, A, V):
     ("name", "n", "batch", "p", "power", "degrees"),
     [
         ("fp16x3", 65, 1, 1, 1, (1, 2)),
-        ("fp16", 130, 2, 1, 1, (2, 5)),
-        ("fp16x3", 40, 2, 3, 2, (2, 5)),
+        pytest.param("fp16", 130, 1, 1, 1, (2, 5), marks=pytest.mark.slow),
+        pytest.param("fp16x3", 40, 2, 3, 2, (2, 5), marks=pytest.mark.slow),
         ("fp16", 40, 2, 3, 2, (1, 2)),
     ],
 )

@@ -18,7 +18,7 @@ from iroot_solve._symmetric import symmetric_rounding
 from iroot_solve._task import Task
 
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
-N, INVERSE = 96, Fraction(-1)
+N, INVERSE = 64, Fraction(-1)
 TASK = Task(4096, 64, 1, INVERSE, 1e-4, False, device="cuda", symmetric=True)
 
 
@@ -65,6 +65,7 @@ def _contraction(errors):
 
 
 @quiet
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kappa", "spectrum", "k"),
     [(10.0, "log", 1), (1e2, "cluster", 16), (1e3, "lone", 16), (1e3, "log", N // 2), (1e3, "cluster", 1)],
@@ -91,7 +92,8 @@ def test_what_a_correction_leaves(interpreted, with_spectrum, rhs, truth, distan
 @pytest.mark.parametrize("spectrum", ["log", "lone"])
 def test_a_formed_root_in_one_plane_is_no_inverse(interpreted, with_spectrum, rhs, truth, distance, spectrum):
     """κ = 10³: its error is 2 to 3 % like that of the factors, but not where the next one of Z lies."""
-    A, B = with_spectrum(_spectrum(spectrum, N, 1e3), dtype=torch.float32), rhs(N, 4)
+    n = 96  # what is left grows with n: 0.30 at 64, 2.7 here
+    A, B = with_spectrum(_spectrum(spectrum, n, 1e3), dtype=torch.float32), rhs(n, 4)
     steps = plan(1, kappa=1.1e3, tol=1e-3, degrees=(1, 2, 3, 4)).rescaled(1.01)
     X = SymmetricRoot([polynomial(step) for step in steps], p=1, upper=steps.steps[0].hi, precision="fp16")(A[None])
     exact = truth(A, None, -1)

@@ -20,7 +20,7 @@ from iroot_solve._polar_planes import PlaneIteration, shortened
 from iroot_solve._polar_products import Halves, reached
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
-SHAPES = [(2, 70, 70), (130, 40), (40, 130)]
+SHAPES = [(70, 70), (2, 130, 40), (40, 130)]
 ODD = [(1, 1), (1, 5), (5, 1), (3, 65), (65, 3), (2, 0, 3)]
 DTYPES = {torch.float32: "fp16x3", torch.float16: "fp16", torch.bfloat16: "fp16"}
 STEPS = {"muon": 5, "polar-express": 5, "cans": 6}
@@ -88,8 +88,12 @@ def test_given_steps_are_as_by_whole_products(kernels, matrix, shape, name, dtyp
 
 
 @pytest.mark.parametrize("strategy", ["plain", "gram"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", ODD, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    # The planes of bfloat16 are those of fp16 here.
+    [*((shape, dtype) for shape in ODD for dtype in (torch.float32, torch.float16)), ((3, 65), torch.bfloat16)],
+    ids=str,
+)
 def test_odd_shapes(kernels, matrix, shape, dtype, strategy):
     """Muon's steps end where a step hardly moves errors: 16 roundings, and that of the output."""
     G = matrix(*shape, dtype=dtype)
@@ -124,7 +128,7 @@ def test_scale_zero_and_nan(kernels, matrix, dtype, strategy):
     G = matrix(20, 12, dtype=torch.float16).to(dtype)
     how = {"schedule": "polar-express", "steps": 3, "strategy": strategy}
     U = orthogonalize(G, **how)
-    for e in (-10, 3) if dtype is torch.float16 else (-110, -60, 60, 120):
+    for e in (-10, 3) if dtype is torch.float16 else (-110, 120):
         scaled = torch.ldexp(G.double(), torch.tensor(e)).to(dtype)
         if torch.equal(torch.ldexp(scaled.double(), torch.tensor(-e)), G.double()):
             assert torch.equal(orthogonalize(scaled, **how), U)
@@ -319,6 +323,7 @@ def test_where_steps_take_singular_values(name):
         assert 0.99 * y.max() <= reached(steps[:i], 1.0) * 1.001 and reached(steps[:i], 1.0) <= 1.01 * y.max()
 
 
+@pytest.mark.slow
 def test_long_segments_diverge_in_one_plane(kernels, matrix):
     """Why they are limited: σ from 1 to 1e-3, lifted by 430 in the first of two; −u becomes −u·430² and leaves fp16."""
     steps = [polynomial(step) for step in named("polar-express", 2, kappa=1e6)]

@@ -138,6 +138,7 @@ def split(svg):
     return re.sub(r"-?\d+(?:\.\d+)?", "0", svg), [float(x) for x in re.findall(r"-?\d+(?:\.\d+)?", svg)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["equioscillation", "spectrum_steps", "pareto", "strategy_map"])
 def test_a_picture_is_what_its_script_draws(draw, name):
     """`python docs/figures/draw.py` draws them again."""

@@ -35,6 +35,7 @@ def test_a_page_of_the_gallery_is_what_its_samples_give(run):
     assert (run / "report.md").read_text("utf-8") == _record.report(manifest, _record.read_samples(run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", MADE_BY_BENCH, **by_name)
 def test_a_report_is_what_its_samples_give(run, tmp_path):
     pytest.importorskip("matplotlib")
