@@ -9,15 +9,15 @@ like Z, there for whoever reads them later. There is no ladder: no operation of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from iroot_solve._case import Case
 from iroot_solve._certificate import Certificate, put
-from iroot_solve._choose import choose
+from iroot_solve._choose import candidates
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
 from iroot_solve._outcome import Outcome
@@ -31,6 +31,9 @@ from iroot_solve._task import Candidate, Task
 NORMALISED = 0.5
 # Of tol, for what is predicted: without a ladder spectra that round more, and what an estimate adds, have to fit in.
 ROOM = 0.25
+# Of κ·q/s: the error that rounding GᵀG from float64 to float32 makes, numbers independently, in matrices without
+# structure: about 2^-25·‖A‖_F/√n of the smallest eigenvalue, ‖A‖_F a third of √n·‖A‖.
+COPIED = 2.0**-26
 FORMS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc", "cholesky")
 
 
@@ -65,28 +68,43 @@ def _spectrum(case: Case) -> tuple[float, float]:
 def _candidate(case: Case, low: float, high: float) -> Candidate:
     """Of the caller's strategy, or the cheapest that a graph can hold."""
     task, strategy = case.task, case.options.strategy
-    names = recordable(task, strategy) or ["eigh"]
-    if names == ["eigh"] and (case.options.deferred or case.ws.recording):
+    names = recordable(task, strategy) or ("eigh",)
+    if names == ("eigh",) and (case.options.deferred or case.ws.recording):
         raise ValueError(f"exponent={task.exponent} is for eigh, and a call that reads nothing back cannot take that")
     assert case.options.kappa_max is not None
-    return fastest(task, low, high, case.options.kappa_max, names)
+    kappa, gram = case.options.kappa_max, case.problem.gram
+    copied = 0.0 if gram is None else COPIED * kappa * abs(float(task.exponent))
+    return fastest(task, low, high, kappa, names, copied)
 
 
-def fastest(task: Task, low: float, high: float, kappa: float, names: Sequence[str]) -> Candidate:
+@lru_cache(maxsize=256)
+def fastest(
+    task: Task, low: float, high: float, kappa: float, names: tuple[str, ...], copied: float = 0.0
+) -> Candidate:
     """The cheapest candidate of these strategies that is predicted to be well within the tolerance, or the most
     accurate one.
 
     Cholesky in float64: a refinement of less is for those who have seen that they need one.
+
+    Args:
+        task: What is to be done.
+        low, high: The spectrum to plan for.
+        kappa: The condition number, for the rounding errors.
+        names: Of strategies.
+        copied: Error of Z from rounding A to float32.
     """
-    wide = replace(task, precisions=("fp64",))
-    found = [choose(wide if name == "cholesky" else task, low, high, name, kappa) for name in names]
+    found = [
+        candidate if candidate.precision == "fp64" else replace(candidate, error=candidate.error + copied)
+        for candidate in candidates(task, low, high, kappa)
+        if candidate.strategy in names and (candidate.strategy != "cholesky" or candidate.precision == "fp64")
+    ]
     good = [candidate for candidate in found if candidate.error <= ROOM * task.tol]
-    return min(good, key=lambda c: c.milliseconds) if good else min(found, key=lambda c: (c.error, c.milliseconds))
+    return good[0] if good else min(found, key=lambda c: (c.error, c.milliseconds))
 
 
-def recordable(task: Task, strategy: str) -> list[str]:
+def recordable(task: Task, strategy: str) -> tuple[str, ...]:
     """The strategies that a graph can hold, of those that apply."""
-    return [name for name in FORMS if name in task.strategies] if strategy == "auto" else [strategy]
+    return tuple(name for name in FORMS if name in task.strategies) if strategy == "auto" else (strategy,)
 
 
 def _judged(case: Case, outcome: Outcome, Z: Tensor, finite: Tensor) -> tuple[Tensor, Certificate]:

@@ -151,4 +151,9 @@ def test_a_picture_is_what_its_script_draws(draw, name):
 def test_every_picture_is_drawn_and_shown(draw):
     drawn = {path.stem for path in (DOCS / "figures").glob("*.svg")}
     shown = {name for page in PAGES for name in re.findall(r"figures/(\w+)\.svg", page.read_text("utf-8"))}
-    assert drawn == shown == set(draw.FIGURES)
+    assert drawn == shown == {*draw.FIGURES, *draw.COPIES}
+
+
+def test_a_picture_of_a_run_is_that_of_the_run(draw):
+    for name, source in draw.COPIES.items():
+        assert (DOCS / "figures" / f"{name}.svg").read_bytes() == source.read_bytes()
