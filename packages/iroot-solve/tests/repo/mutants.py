@@ -41,8 +41,8 @@ class Mutant:
 GRAM, REUSE, CERTIFICATE, SCALES, HYBRID = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram", "reuse", "certificate", "scales", "hybrid")
 )
-CAPTURE, COMPLETENESS, DEFERRED = (
-    f"packages/iroot-solve/tests/test_{name}.py" for name in ("capture", "completeness", "deferred")
+CAPTURE, COMPLETENESS, DEFERRED, REPEATS = (
+    f"packages/iroot-solve/tests/test_{name}.py" for name in ("capture", "completeness", "deferred", "repeats")
 )
 GRAM_ROUNDED, SUMS_CHECKED = (f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram_rounded", "sums_checked"))
 POWERS = "packages/iroot-solve/tests/test_powers.py"
@@ -143,7 +143,9 @@ MUTANTS = (
     Mutant(
         "certificate", f"{SOLVE_SRC}/_certificate.py", "gaps - W.unsqueeze(1)", "(gaps - W.unsqueeze(1)) / 99", (SOLVE,)
     ),
-    Mutant("certificate", f"{SOLVE_SRC}/_certificate.py", "1.0, relative)) / s)", "1.0, relative)))", (SOLVE,)),
+    Mutant(
+        "certificate", f"{SOLVE_SRC}/_certificate.py", "relative, None, 1.0)) / s)", "relative, None, 1.0)))", (SOLVE,)
+    ),
     Mutant("certificate", f"{SOLVE_SRC}/_eigh.py", "left * U", "U", (SOLVE,)),
     Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(unfinished > 1)", "(unfinished > 1e9)", (SOLVE,)),
     Mutant(
@@ -156,11 +158,32 @@ MUTANTS = (
     Mutant(
         "status",
         f"{SOLVE_SRC}/_blind.py",
-        "finite & symmetric,",
-        "finite,",
+        "~(finite & symmetric)",
+        "~finite",
         (DEFERRED,),
     ),
-    Mutant("bound", f"{SOLVE_SRC}/_matrix.py", "add_(fourth).sqrt_()", "add_(fourth)", (DEFERRED,)),
+    Mutant("bound", f"{SOLVE_SRC}/_matrix.py", "pow_(1 / POWER)", "pow_(2 / POWER)", (DEFERRED,)),
+    Mutant(
+        "bound",
+        f"{SOLVE_SRC}/_matrix.py",
+        "(1 / self.stretch, -self.shift)",
+        "(self.stretch, -self.shift)",
+        (DEFERRED,),
+    ),
+    Mutant(
+        "status",
+        f"{SOLVE_SRC}/_repeats.py",
+        "if not ((codes == Status.converged)",
+        "if 0 and not ((codes == 0)",
+        (REPEATS,),
+    ),
+    Mutant(
+        "cache",
+        f"{SOLVE_SRC}/_repeats.py",
+        "return tensors, stream, problem.exponent",
+        "return tensors, stream",
+        (REPEATS,),
+    ),
     Mutant("cache", f"{SOLVE_SRC}/_result.py", "not reuse or self.recording", "not reuse", (CAPTURE,)),
     Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(positive <= 0)", "(positive <= -9)", (SOLVE,)),
     Mutant(
@@ -191,7 +214,7 @@ MUTANTS = (
     Mutant(
         "certificate",
         f"{SOLVE_SRC}/_case.py",
-        "64 if wide else outcome.judge",
+        "64 if wide or self.matrix.stretch is not None else outcome.judge",
         "64 if 0 else outcome.judge",
         (CERTIFICATE,),
     ),
