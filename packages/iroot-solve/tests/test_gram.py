@@ -322,3 +322,12 @@ def test_column_scalings_are_undone_for_p_1(matrix, rhs, distance, within, dtype
     result = solve_gram_spd(G, B, p_val=1, precond_config=PrecondConfig(mode=mode))
     assert result.stats.status == "converged" and "undone" in result.stats.precond
     assert distance(result.Z, _truth(G, B, Fraction(-1))) <= within(DTYPES[dtype], dtype)
+
+
+def test_more_steps_are_not_taken_on_a_float32_copy(rhs, truth, distance):
+    """A promise broken by a factor of two: GᵀG in float32 may have lost what nobody looked for, so float64 is next."""
+    U, V = (torch.linalg.qr(rhs(size, 60, dtype=torch.float64, seed=size)).Q for size in (200, 60))
+    G = ((U * torch.logspace(0, -1, 60, dtype=torch.float64)) @ V.mT).float()
+    result = solve_gram_spd(G, rhs(60, 5), strategy="direct-solve", kappa_max=50.0)
+    assert result.stats.fallbacks[0] == "direct-solve in fp64" and result.stats.status == "converged"
+    assert distance(result.Z, truth(G.double().mT @ G.double(), rhs(60, 5), -0.5)) <= 1e-4

@@ -168,7 +168,9 @@ def _climb(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Ar
         Whether that settled all of them.
     """
     rounded = is_rounded(case.problem)
-    again = None if rounded or not outcome.resume else outcome.resume()
+    # More steps go on with the iterate of a float32 copy of GᵀG, in which an eigenvalue may be buried for good.
+    copied = case.problem.gram is not None and outcome.precision != "fp64"
+    again = None if copied or not outcome.resume else outcome.resume()
     if again is not None:
         ledger.fallbacks.append("more steps")
         return settle(case, ledger, rows, again, low, high)

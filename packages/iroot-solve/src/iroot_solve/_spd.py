@@ -62,7 +62,7 @@ def solve_spd(
         abc_t: `(T, 3)` quadratic steps to use instead of the planner's (see `build_schedule`).
         schedule_config: How coefficients are found, without `abc_t`; `precomputed` stands for four quadratic steps.
         precond_config: Scalings and bounds.
-        workspace: Of an earlier result; the same shapes then reuse its buffers.
+        workspace: Of an earlier result; the same shapes then reuse its buffers. On a GPU it records calls that repeat.
         strategy: auto, direct-solve, materialize-root, lanczos, chebyshev, cayley, eigh; for p = 1 also cholesky and
             hybrid-pe-nsrc.
         expected_reuse: How many right-hand sides like this one the root will serve. Above 1 the workspace keeps bounds
