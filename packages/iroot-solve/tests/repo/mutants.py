@@ -197,7 +197,7 @@ MUTANTS = (
     Mutant("certificate", f"{KERNELS_SRC}/_series.py", "size > 0, now", "size > 0, 1e-3 * now", (KERNELS,)),
     Mutant("certificate", f"{SOLVE_SRC}/_sums_checked.py", "found.probed <=", "found.probed >=", (SUMS_CHECKED,)),
     Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(fine or gram.rounding)", "fine", (GRAM_ROUNDED,)),
-    Mutant("fallback", f"{SOLVE_SRC}/_ladder.py", "None if rounded or not", "None if not", (GRAM_ROUNDED,)),
+    Mutant("fallback", f"{SOLVE_SRC}/_ladder.py", "None if copied or not", "None if not", (GRAM, GRAM_ROUNDED)),
     Mutant("certificate", f"{KERNELS_SRC}/_krylov.py", "envelope * usable, unseen", "unseen, unseen", (KERNELS,)),
     Mutant(
         "update term",
