@@ -117,3 +117,14 @@ def test_rounding_grows_with_condition_and_roundoff():
         errors = [rounding_error(strategy, "fp32", kappa, HALF) for kappa in (1.0, 1e3, 1e6)]
         assert errors == sorted(errors)
         assert rounding_error(strategy, "fp64", 1e3, HALF) < 1e-8 * rounding_error(strategy, "bf16", 1e3, HALF)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(128, 256), (256, 64), (512, 32)])
+def test_a_device_takes_a_batch_at_once(n, batch):
+    """Only a CPU has a cache to cut it for: calls are those of one matrix, and eigh of a batch is never what serves."""
+    task = Task(n, n, batch, Fraction(-1, 2), 1e-4, True, device="cuda", symmetric=True)
+    found = choose(task, 1 / 2e4, 1.0, "auto", 2e4)
+    assert (found.strategy, found.precision) == ("materialize-root", "fp64")
+    one = choose(replace(task, batch=1, precisions=("fp64",)), 1 / 2e4, 1.0, "materialize-root", 2e4)
+    work = found.milliseconds - one.milliseconds
+    assert work <= 1.2 * found.products * batch * _cost.milliseconds("mm64", n, batch, "cuda")

@@ -179,7 +179,9 @@ def _candidate(task: Task, strategy: str, name: str, low: float, high: float, er
     count = schedule.products(min(1.0, k / n) if direct else None)
     thin = _thin_products(schedule, task) if direct else int(not task.root)
     columns = thin * task.k * task.reuse
-    products, chunks = (schedule.products(0.0), 1) if direct else (count, math.ceil(batch / chunk(n, bits // 8)))
+    at_once = direct or task.device != "cpu"
+    products = schedule.products(0.0) if direct else count
+    chunks = 1 if at_once else math.ceil(batch / chunk(n, bits // 8))
     ms = iteration_ms(n, batch, products, columns, len(schedule), thin, bits, chunks, task.device, task.calls(1))
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     return Candidate(strategy, name, schedule, count, ms, error + schedule.error)
