@@ -53,7 +53,8 @@ def hybrid_candidates(task: Task, name: str, low: float, high: float, kappa: flo
         kappa: The likely condition number, for the rounding errors.
     """
     ways = ("fp16", "fp16x3") if name == "fp32" else (name,)
-    for planes in ways:
+    # A recorded call has no ladder that could come back here: its corrections are planned for what one plane leaves.
+    for planes in ways if task.reduced or task.recorded else ways[-1:]:
         for formed in (False,) if planes in ONE_PLANE else (False, True):
             found = [_candidate(task, planes, formed, stop, (low, high), kappa) for stop in STOPS]
             yield min(
