@@ -146,6 +146,14 @@ def cholesky_inverse(L: Tensor, out: Tensor, ws: Workspace) -> Tensor:
 
     Returns:
         `out`. Cost: 2n³/3 multiply-adds; on a GPU a triangular solve with n columns, and a product.
+
+    Examples:
+        >>> import torch
+        >>> from iroot_kernels import Workspace, cholesky_inverse
+        >>> L = torch.tensor([[[2.0, 0.0], [0.0, 4.0]]])
+        >>> cholesky_inverse(L, torch.empty_like(L), Workspace())
+        tensor([[[0.2500, 0.0000],
+                 [0.0000, 0.0625]]])
     """
     return torch.cholesky_inverse(L, out=out) if L.device.type == "cpu" else _by_solves(L, out, ws)
 
