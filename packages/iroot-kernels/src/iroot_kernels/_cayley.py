@@ -151,9 +151,8 @@ def cholesky_inverse(L: Tensor, out: Tensor, ws: Workspace) -> Tensor:
         >>> import torch
         >>> from iroot_kernels import Workspace, cholesky_inverse
         >>> L = torch.tensor([[[2.0, 0.0], [0.0, 4.0]]])
-        >>> cholesky_inverse(L, torch.empty_like(L), Workspace())
-        tensor([[[0.2500, 0.0000],
-                 [0.0000, 0.0625]]])
+        >>> cholesky_inverse(L, torch.empty_like(L), Workspace()).diagonal(dim1=-2, dim2=-1)
+        tensor([[0.2500, 0.0625]])
     """
     return torch.cholesky_inverse(L, out=out) if L.device.type == "cpu" else _by_solves(L, out, ws)
 
