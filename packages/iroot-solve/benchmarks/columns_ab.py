@@ -52,8 +52,9 @@ def cayley_by_solves(A, B, kappa):
     sigma, a = math.sqrt(low * high), (math.sqrt(high / low) - 1) / (math.sqrt(high / low) + 1)
     L = torch.linalg.cholesky(A + sigma * torch.eye(A.shape[-1], dtype=A.dtype))
 
-    def double(V, U):
-        U.neg_().add_(V, alpha=2 / a).add_(torch.cholesky_solve(V[0], L)[None], alpha=-4 * sigma / a)
+    def double(V, U, part, c, factor=2.0):
+        U.neg_().add_(V, alpha=factor / a).add_(torch.cholesky_solve(V[0], L)[None], alpha=-2 * factor * sigma / a)
+        part.add_(U, alpha=c)
 
     c = cayley_coefficients(-0.5, high / low, 1e-9)
     return series_apply(double, B[None], c, tol=TOL, ws=Workspace(), block=4).Z[0] / math.sqrt(sigma)

@@ -24,6 +24,7 @@ from iroot_kernels._series import Counted, SeriesResult, cayley_series, chebyshe
 from iroot_kernels._small_root import SmallResult, SmallRoot, small_matrices, small_roots
 from iroot_kernels._symmetric import SYMMETRIC_DEGREES, has_form
 from iroot_kernels._symmetric_root import SymmetricRoot
+from iroot_kernels._thin import PlaneMatrix, PlaneRecurrence
 from iroot_kernels._tiling import Tiling, symmetric_products, tiling
 from iroot_kernels._triple import TripleIteration
 from iroot_kernels._uncoupled import UncoupledIteration
@@ -37,6 +38,8 @@ __all__ = [
     "Counted",
     "CoupledIteration",
     "LanczosResult",
+    "PlaneMatrix",
+    "PlaneRecurrence",
     "Polynomial",
     "Precision",
     "Products",

@@ -16,8 +16,8 @@ unless one lies outside [l, u].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,12 +27,18 @@ from torch import Tensor
 from iroot_kernels._cayley import shifted_solve
 from iroot_kernels._chebyshev import per_matrix
 from iroot_kernels._rows import Action
+from iroot_kernels._thin import PlaneMatrix
 from iroot_kernels._workspace import Workspace
 
 # Terms between two looks at the rest.
 CHEBYSHEV_BLOCK, CAYLEY_BLOCK = 8, 4
-Recurrence = Callable[[Tensor, Tensor], None]
-"""(V, U) ↦ U ← 2·X·V − U."""
+
+
+class Recurrence(Protocol):
+    """U ← factor·X·V − U, then part ← part + c·U."""
+
+    def __call__(self, V: Tensor, U: Tensor, part: Tensor, c: float, factor: float = 2.0) -> None:
+        """In place; V is what was U the time before, B at first."""
 
 
 class SeriesResult(NamedTuple):
@@ -91,7 +97,7 @@ def series_apply(
     """Σ_j c_j·T_j(X)·B up to a rest of `tol`·‖Z‖_F for every matrix, or all of it.
 
     Args:
-        double: (V, U) ↦ U ← 2·X·V − U, in place; V and U `(b, n, k)`, stored as B is.
+        double: The recurrence; V and U `(b, n, k)`, stored as B is.
         B: `(b, n, k)`, float32 or float64, stored row by row (faster for one matrix and many columns) or column by
             column. Not changed.
         coefficients: c_0 …, more than will be needed.
@@ -158,24 +164,19 @@ def _blocks(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(j, the block that ends with term j, the sum up to there), to the end of the coefficients."""
     here, before, part, Z = (like(f"series {name}", B, ws) for name in ("here", "before", "part", "Z"))
-    # V_1 = X·B = (2·X·B − 0)/2.
-    before.copy_(B)
-    double(before, here.zero_())
-    here.mul_(0.5)
-    torch.mul(before, c[0], out=part)
+    torch.mul(here.copy_(B), c[0], out=part)
+    before.zero_()
     Z.zero_()
     for j in range(1, len(c)):
-        if j > 1:
-            double(here, before)
-            here, before = before, here
-        part.add_(here, alpha=c[j])
+        double(here, before, part, c[j], 1.0 if j == 1 else 2.0)
+        here, before = before, here
         if j % block == 0 or j + 1 == len(c):
             yield j, part, Z.add_(part)
             part.zero_()
 
 
 def chebyshev_series(
-    action: Action,
+    action: Action | PlaneMatrix,
     B: Tensor,
     coefficients: Sequence[float],
     low: float | Tensor,
@@ -185,11 +186,13 @@ def chebyshev_series(
     tol: float,
     ws: Workspace | None = None,
     counted: Counted | None = None,
+    coarse: int | None = None,
 ) -> SeriesResult:
     """A^exponent·B for A known by its products, as far as the series is needed.
 
     Args:
         action: V ↦ A·V for V `(b, n, k)` in the dtype of B and stored as B is. It may return the same buffer always.
+            Or A itself in planes, for B in float32, contiguous, with entries of about 8 at most.
         B: `(b, n, k)`, float32 or float64; see `series_apply`.
         coefficients: Those of x^exponent on [low/high, 1], as many as there are.
         low: Lower end of the spectrum, a number or one per matrix (b,): a bad guess costs terms.
@@ -198,17 +201,21 @@ def chebyshev_series(
         tol: Of the rest, relative to Z.
         ws: Buffers.
         counted: How many terms, where nothing is to be read.
+        coarse: The term from which planes are read by halves; see `PlaneMatrix`.
 
     Returns:
         `SeriesResult`. Cost: a product with k columns for every term, one synchronisation every eight (none if
         `counted`).
+
+    Raises:
+        TypeError: Planes, and ends of the spectrum that are tensors.
     """
-    low, high = per_matrix(low, B), per_matrix(high, B)
-    slope, offset = (4 / (high - low)).to(B.dtype), (-2 * (high + low) / (high - low)).to(B.dtype)
-
-    def double(V: Tensor, U: Tensor) -> None:
-        U.neg_().addcmul_(V, offset).addcmul_(action(V), slope)
-
+    if isinstance(action, PlaneMatrix):
+        double = _by_planes(action, B, low, high, coarse)
+        low, high = per_matrix(low, B), per_matrix(high, B)
+    else:
+        low, high = per_matrix(low, B), per_matrix(high, B)
+        double = _by_action(action, 2 / (high - low), -(high + low) / (high - low), B.dtype)
     if counted is None:
         found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=CHEBYSHEV_BLOCK)
     else:
@@ -250,11 +257,7 @@ def cayley_series(
     sigma, root = (low * high).sqrt(), (high / low).sqrt()
     half_width = (root - 1) / (root + 1)
     solve, failed = shifted_solve(A, sigma, B, ws)
-    slope, offset = (-4 * sigma / half_width).to(B.dtype), (2 / half_width).to(B.dtype)
-
-    def double(V: Tensor, U: Tensor) -> None:
-        U.neg_().addcmul_(V, offset).addcmul_(solve(V), slope)
-
+    double = _by_action(solve, -2 * sigma / half_width, 1 / half_width, B.dtype)
     if counted is None:
         found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=CAYLEY_BLOCK)
     else:
@@ -262,6 +265,31 @@ def cayley_series(
     Z = found.Z.mul_((sigma**exponent).to(B.dtype)).masked_fill_(failed[:, None, None], torch.nan)
     error = found.error.masked_fill(failed, torch.inf)
     return found._replace(Z=Z, error=error, converged=error <= tol)
+
+
+def _by_action(action: Action, slope: Tensor, offset: Tensor, dtype: torch.dtype) -> Recurrence:
+    """For X = slope·A + offset·I."""
+    slope, offset = slope.to(dtype), offset.to(dtype)
+
+    def double(V: Tensor, U: Tensor, part: Tensor, c: float, factor: float = 2.0) -> None:
+        U.neg_().addcmul_(V, offset, value=factor).addcmul_(action(V), slope, value=factor)
+        part.add_(U, alpha=c)
+
+    return double
+
+
+def _by_planes(
+    S: PlaneMatrix, B: Tensor, low: float | Tensor, high: float | Tensor, coarse: int | None
+) -> Recurrence:
+    """The same for S in planes, and one interval for all matrices."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        raise TypeError("by planes the ends of the spectrum must be numbers")
+    slope, offset, recurrence = 2 / (high - low), -(high + low) / (high - low), S.recurrence(B, coarse)
+
+    def double(V: Tensor, U: Tensor, part: Tensor, c: float, factor: float = 2.0) -> None:
+        recurrence.term(V, U, part, factor * slope, factor * offset, -1.0, c)
+
+    return double
 
 
 def like(name: str, B: Tensor, ws: Workspace) -> Tensor:

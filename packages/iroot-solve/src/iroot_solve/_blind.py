@@ -34,7 +34,7 @@ ROOM = 0.25
 # Of κ·q/s: the error that rounding GᵀG from float64 to float32 makes, numbers independently, in matrices without
 # structure: about 2^-25·‖A‖_F/√n of the smallest eigenvalue, ‖A‖_F a third of √n·‖A‖.
 COPIED = 2.0**-26
-FORMS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc", "cholesky")
+FORMS = ("direct-solve", "materialize-root", "hybrid-pe-nsrc", "chebyshev", "cholesky")
 
 
 def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor) -> SolveResult:
@@ -96,10 +96,17 @@ def fastest(
     found = [
         candidate if candidate.precision == "fp64" else replace(candidate, error=candidate.error + copied)
         for candidate in candidates(task, low, high, kappa)
-        if candidate.strategy in names and (candidate.strategy != "cholesky" or candidate.precision == "fp64")
+        if candidate.strategy in names and (len(names) == 1 or _recorded(candidate))
     ]
     good = [candidate for candidate in found if candidate.error <= ROOM * task.tol]
     return good[0] if good else min(found, key=lambda c: (c.error, c.milliseconds))
+
+
+def _recorded(candidate: Candidate) -> bool:
+    """Whether it is for a graph, where nobody has asked for its strategy by name."""
+    if candidate.strategy == "cholesky":
+        return candidate.precision == "fp64"
+    return candidate.strategy != "chebyshev" or candidate.symmetric
 
 
 def recordable(task: Task, strategy: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
-from iroot_kernels import Polynomial, SymmetricRoot
+from iroot_kernels import PlaneMatrix, Polynomial, SymmetricRoot, Workspace
 from torch import Tensor
 
 from iroot_solve._cost import chunk, machine
@@ -25,6 +25,7 @@ SINGLE_CUDA = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 BATCHED_CUDA = (16, 32, 64, 128, 256, 512)
 BATCH_CUDA = 256  # eigh of a batch takes seconds
 CACHE_BYTES = 16 << 20
+THIN_TERMS = 16
 
 
 def _median_ms(call: Callable[[], object], seconds: float = 0.4, device: str = "cpu") -> float:
@@ -81,6 +82,21 @@ def _symmetric(A: Tensor, name: str) -> tuple[Callable[[], object], int]:
     return lambda: root(S), root.program.products * A.shape[0]
 
 
+def _thin(A: Tensor, B: Tensor) -> tuple[Callable[[], object], int]:
+    """Terms of a recurrence with 64 columns, and how many of them."""
+    V = B.repeat(1, 1, 4)
+    U, total = torch.zeros_like(V), torch.zeros_like(V)
+    matrix = PlaneMatrix.of(A / A.abs().amax(), Workspace())
+
+    def call() -> None:
+        recurrence, here, before = matrix.recurrence(V), V, U
+        for _ in range(THIN_TERMS):
+            recurrence.term(here, before, total, 0.1, 0.1, -0.1, 0.5)
+            here, before = before, here
+
+    return call, THIN_TERMS * A.shape[0]
+
+
 def _substitution(A: Tensor, B: Tensor) -> tuple[Callable[[], object], int]:
     """The two triangular solves of a Cholesky factor, as the solver makes them."""
     L, U = torch.linalg.cholesky_ex(A).L.mT.contiguous().mT, B.mT.contiguous().mT
@@ -104,6 +120,7 @@ def _measure(n: int, many: bool, device: str = "cpu") -> dict[str, float]:
         operations = _operations(A, B)
         if device == "cuda" and bits == 32:
             operations["symmetric"], operations["coarse"] = _symmetric(A, "fp16x3"), _symmetric(A, "fp16")
+            operations["thin"] = _thin(A, B)
         if device == "cuda":
             operations["substitution"] = _substitution(A, B)
         for name, (call, matrices) in operations.items():

@@ -24,7 +24,7 @@ from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
 from iroot_solve._hybrid_symmetric import hybrid_candidates
 from iroot_solve._lanczos import SHARE, lanczos_steps
 from iroot_solve._predict import rounding_error
-from iroot_solve._sums import MOST_KAPPA, cayley_terms, chebyshev_terms
+from iroot_solve._sums import MOST_KAPPA, PLANES, cayley_terms, checked_terms, chebyshev_terms, coarse_terms
 from iroot_solve._sums import SHARE as SUM_SHARE
 from iroot_solve._symmetric import symmetric_candidates
 from iroot_solve._task import MAX_KAPPA, SUMS, TRUNCATION_SHARE, Candidate, Task
@@ -48,6 +48,8 @@ WIDENED_PASSES = 3
 # With B, with the residual, and with the probes of λmin.
 CHOLESKY_SOLVES = 3
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
+# Columns that one reading of planes serves, random ones beside those of B in a recorded call, and calls of a launch.
+MOST_COLUMNS, PROBES, PLANE_CALLS = 128, 16, 2
 
 
 @lru_cache(maxsize=1024)
@@ -80,6 +82,9 @@ def candidates(task: Task, low: float, high: float, kappa: float | None = None) 
                 continue
             if strategy == "hybrid-pe-nsrc" and task.has_symmetric_products(name):
                 found += hybrid_candidates(task, name, low, high, kappa)
+                continue
+            if strategy == "chebyshev" and task.has_symmetric_products(name) and name in ("fp32", PLANES):
+                found.append(_sum_by_planes(task, high / low, kappa))
                 continue
             refined = strategy == "cholesky" and not task.root and name != "fp64"
             error = rounding_error(strategy, name, kappa, task.exponent, refined, task.n)
@@ -146,7 +151,7 @@ def choose(task: Task, low: float, high: float, strategy: str = "auto", kappa: f
     task.check(strategy)
     found = candidates(task, low, high, kappa)
     if strategy == "auto":
-        named = [c for c in found if not (task.quiet and c.strategy in READING)]
+        named = [c for c in found if c.symmetric or not (task.quiet and c.strategy in READING)]
     else:
         named = [c for c in found if c.strategy == strategy]
     good = [c for c in named if task.meets(c.error)]
@@ -199,6 +204,22 @@ def _sum(task: Task, strategy: str, name: str, bits: int, kappa: float, rounding
     factor = INVERSE_PER_CHOLESKY * task.ms(f"cholesky{bits}") if cayley else 0.0
     ms = terms * thin + factor + task.calls(CERTIFIED_CALLS / 2)
     return Candidate(strategy, name, None, 0.0, ms, rounding + SUM_SHARE * task.tol)
+
+
+def _sum_by_planes(task: Task, ratio: float, kappa: float) -> Candidate:
+    """The series in A whose matrix is read in two planes, in the later terms in one; a term is one launch."""
+    rounding = rounding_error("chebyshev", PLANES, kappa, task.exponent)
+    if ratio > MOST_KAPPA["chebyshev"]:
+        rounding = math.inf
+    terms, fine = chebyshev_terms(ratio, task.tol), coarse_terms(ratio, task.tol)
+    columns = task.k * task.reuse
+    if task.recorded:
+        terms, columns = checked_terms(ratio, task.tol, task.n), columns + PROBES
+    read = min(terms, fine) + max(0, terms - fine) / 2
+    term = math.ceil(columns / MOST_COLUMNS) * task.ms("thin32")
+    ms = read * term + terms * task.calls(PLANE_CALLS) + task.ms("pass32") + task.calls(CERTIFIED_CALLS / 2)
+    error = rounding + SUM_SHARE * task.tol
+    return Candidate("chebyshev", PLANES, None, 0.0, ms, error, True)
 
 
 def _hybrid(task: Task, name: str, bits: int, schedule: HybridSchedule, rounding: float) -> Candidate:

@@ -23,6 +23,8 @@ from platformdirs import user_cache_path
 
 # Milliseconds by operation and size, for one matrix and for one of a batch.
 OPERATIONS = ("single", "batched")
+# Operations that read a matrix, and do little with it.
+READING = ("skinny", "pass", "thin")
 # Passes over n×n numbers that go with one product (increments, shifts), out of the cache.
 PASSES_PER_PRODUCT = 5.0
 # The Python around a torch call on next to nothing, and the call, over the call as it is timed, in a loop that the
@@ -85,24 +87,26 @@ def milliseconds(operation: str, n: int, batch: int = 1, device: str = "cpu") ->
     Args:
         operation: mm, eigh, cholesky, skinny (16 columns) or pass, followed by 32 or 64, e.g. `mm32`; on CUDA also
             symmetric32, a product of `SymmetricRoot` in fp16x3 with everything that belongs to it, coarse32, one in
-            fp16, and substitution, two triangular solves with few columns.
+            fp16, thin32, a term of `PlaneRecurrence` with 64 columns, and substitution, two triangular solves with few
+            columns.
         n: Matrix size.
         batch: Number of matrices.
         device: Its type.
     """
     data = table(device)
     sizes, one, many = data["n"], data["single"][operation], data["batched"][operation]
-    first = _interpolate(sizes[: len(one)], one, n)
+    growth = 2 if operation.startswith(READING) else 3
+    first = _interpolate(sizes[: len(one)], one, n, growth)
     # A small batch costs its call, too.
-    return first if batch == 1 else max(first, batch * _interpolate(sizes[: len(many)], many, n))
+    return first if batch == 1 else max(first, batch * _interpolate(sizes[: len(many)], many, n, growth))
 
 
-def _interpolate(sizes: list[int], times: list[float], n: int) -> float:
-    """Log-log between sizes; n³ beyond the last, the first time below the first."""
+def _interpolate(sizes: list[int], times: list[float], n: int, growth: int) -> float:
+    """Log-log between sizes; n^growth beyond the last, the first time below the first."""
     if n <= sizes[0]:
         return times[0]
     if n >= sizes[-1]:
-        return times[-1] * (n / sizes[-1]) ** 3
+        return times[-1] * (n / sizes[-1]) ** growth
     i = bisect_left(sizes, n)
     share = math.log(n / sizes[i - 1]) / math.log(sizes[i] / sizes[i - 1])
     return float(times[i - 1] * (times[i] / times[i - 1]) ** share)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from iroot_kernels import Counted, SeriesResult, cayley_series, chebyshev_series, multiplication
+from iroot_kernels import Counted, PlaneMatrix, SeriesResult, cayley_series, multiplication
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +35,7 @@ from iroot_solve._certificate import Action
 from iroot_solve._completeness import LIMIT, PROBES
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import SolveWorkspace
-from iroot_solve._sums import SHARE, cayley_series_of, chebyshev_series_of, series_outcome, without_tail
+from iroot_solve._sums import SHARE, cayley_series_of, chebyshev_series_of, series_outcome, sum_of, without_tail
 
 BLOCKS = {"chebyshev": 8, "cayley": 4}
 # So that there are coefficients for three blocks.
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
 
 
 def chebyshev_checked(
-    S: Tensor | Action,
+    S: Tensor | Action | PlaneMatrix,
     B: Tensor,
     exponent: Fraction,
     low: float,
@@ -65,7 +65,7 @@ def chebyshev_checked(
     """Z = A^exponent·B, −1 ≤ exponent < 0, with an `error` of its own, infinite where an eigenvalue was missed.
 
     Args:
-        S: A `(b, n, n)`, or V ↦ A·V.
+        S: A `(b, n, n)`, V ↦ A·V, or A in planes.
         B: `(b, n, k)`, float32 or float64.
         exponent: α.
         low, high: The ends of the spectrum as promised.
@@ -77,15 +77,10 @@ def chebyshev_checked(
     Returns:
         The outcome. Cost: a product with k + 16 columns for every term; no synchronisation.
     """
-    alpha, low, W = float(exponent), min(low, high / LEAST_RATIO), _probed(B, ws, seed)
+    low, W = min(low, high / LEAST_RATIO), _probed(B, ws, seed, isinstance(S, PlaneMatrix))
     action = multiplication(S, W, ws) if isinstance(S, Tensor) else S
-    coefficients, plan = (
-        chebyshev_series_of(exponent, high / low),
-        _plan("chebyshev", exponent, high / low, tol, B.shape[-2]),
-    )
-    found = chebyshev_series(
-        action, W, coefficients, low, high, exponent=alpha, tol=SHARE * tol, ws=ws, counted=plan.counted
-    )
+    plan = _plan("chebyshev", exponent, high / low, tol, B.shape[-2])
+    found = sum_of(action, W, exponent, low, high, tol, ws, plan.counted)
     return _checked("chebyshev", found, plan, W, exponent, high / low, name)
 
 
@@ -99,13 +94,13 @@ def cayley_checked(
     return _checked("cayley", found, plan, W, exponent, high / low)
 
 
-def _probed(B: Tensor, ws: SolveWorkspace, seed: int) -> Tensor:
-    """[B, V] `(b, n, k + 16)`, stored as products with it are fastest."""
+def _probed(B: Tensor, ws: SolveWorkspace, seed: int, rows: bool = False) -> Tensor:
+    """[B, V] `(b, n, k + 16)`, stored as products with it are fastest, or row by row."""
     b, n, k = B.shape
-    V = ws.hold(_completeness.normal_numbers(n, B.device, seed, B.dtype))
-    shape = (b, n, k + PROBES) if b == 1 else (b, k + PROBES, n)
+    V, rows = ws.hold(_completeness.normal_numbers(n, B.device, seed, B.dtype)), rows or b == 1
+    shape = (b, n, k + PROBES) if rows else (b, k + PROBES, n)
     W = ws.buffer("B and probes", shape, B.dtype, B.device)
-    W = W if b == 1 else W.mT
+    W = W if rows else W.mT
     W[..., :k].copy_(B)
     W[..., k:].copy_(V)
     return W

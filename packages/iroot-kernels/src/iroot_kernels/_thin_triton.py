@@ -1,0 +1,101 @@
+"""The Triton kernels behind `_thin`: a matrix into planes, and a term of a three-term recurrence with few columns.
+
+A program makes a block of rows of the result, all of its columns or a block of them, from those rows of S, which it
+reads once, and all of V, which the cache of the device holds.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _stored(planes, value, at, size, STORED: tl.constexpr):
+    """A block of numbers as one plane or two, the second `size` numbers behind the first."""
+    high = value.to(planes.dtype.element_ty)
+    tl.store(planes + at, high)
+    if STORED == 2:
+        tl.store(planes + size + at, (value - high.to(tl.float32)).to(planes.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["rows", "columns"])
+def split(
+    A, planes, scale, rows, columns, R, C, STORED: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr
+):  # fmt: skip
+    """A `(b, rows, columns)` float32, times `scale`, as planes `(b, STORED, R, C)`, zero beyond A."""
+    tiles = (R // BR) * (C // BC)
+    tile, matrix = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
+    r = (tile // (C // BC) * BR + tl.arange(0, BR))[:, None].to(tl.int64)
+    c = (tile % (C // BC) * BC + tl.arange(0, BC))[None, :]
+    inside = (r < rows) & (c < columns)
+    value = tl.load(A + matrix * rows * columns + r * columns + c, mask=inside, other=0.0)
+    size = R.to(tl.int64) * C
+    _stored(planes + matrix * STORED * size, value * scale, r * C + c, size, STORED)
+
+
+@triton.jit(do_not_specialize=["first", "n", "k", "batch"])
+def term(
+    S,
+    V,
+    here,
+    before,
+    part,
+    planes,
+    first,
+    alpha,
+    beta,
+    gamma,
+    weight,
+    scale,
+    n,
+    k,
+    batch,
+    N,
+    K,
+    STORED: tl.constexpr,
+    READ: tl.constexpr,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """before ← α·S·V + β·here + γ·before, part ← part + weight·before, and before·scale as planes.
+
+    `S` describes the planes of all matrices, `(b·STORED·N, N)`, and `V` those of the columns, twice
+    `(b·STORED·N, K)`: they are read where `first` is the first row, and written to the others. `here`, `before` and
+    `part` are `(b, n, k)` float32.
+    """
+    blocks = K // BC
+    i, which = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    matrix, j = i // (N // BM), i % (N // BM)
+    rows = (j * BM + tl.arange(0, BM))[:, None].to(tl.int64)
+    columns = (which * BC + tl.arange(0, BC))[None, :]
+    inside = (rows < n) & (columns < k)
+    left, right = matrix * STORED * N + j * BM, first + matrix * STORED * N
+    if OVERLAP:  # until here nothing was read that a launch before has written
+        gdc_launch_dependents()
+        gdc_wait()
+    P = tl.zeros((BM, BC), dtype=tl.float32)
+    if READ == 2:
+        for r in range(0, N, BK):
+            s0, v0 = S.load([left, r]), V.load([right + r, which * BC])
+            s1, v1 = S.load([left + N, r]), V.load([right + N + r, which * BC])
+            block = tl.dot(s0, v1)
+            block = tl.dot(s1, v0, block)
+            P += tl.dot(s0, v0, block)
+    else:
+        # Two dots to a block, or the sum would be folded into one accumulator.
+        for r in range(0, N, 2 * BK):
+            block = tl.dot(S.load([left, r]), V.load([right + r, which * BC]))
+            P += tl.dot(S.load([left, r + BK]), V.load([right + r + BK, which * BC]), block)
+    at = matrix.to(tl.int64) * n * k + rows * k + columns
+    value = alpha * P + beta * tl.load(here + at, mask=inside, other=0.0)
+    value += gamma * tl.load(before + at, mask=inside, other=0.0)
+    tl.store(before + at, value, mask=inside)
+    tl.store(part + at, tl.load(part + at, mask=inside, other=0.0) + weight * value, mask=inside)
+    size = N.to(tl.int64) * K
+    other = batch.to(tl.int64) * STORED * size
+    planes += tl.where(first == 0, other, 0) + matrix.to(tl.int64) * STORED * size
+    _stored(planes, value * scale, rows * K + columns, size, STORED)
