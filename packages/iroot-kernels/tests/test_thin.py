@@ -102,8 +102,50 @@ def test_small_columns_keep_their_digits(device):
     assert torch.dist(found, wanted) < 2.0**-16 * wanted.norm()
 
 
+def _power(A, count, device, seed=7):
+    """‖A^count·V‖_F by planes, and in float64."""
+    V = _numbers(*A.shape[:2], 16, seed=seed)
+    found, exponent = PlaneMatrix.of(A.float().to(device), _Poisoned(), planes=1).power(V.float().to(device), count)
+    wanted = torch.linalg.matrix_norm(torch.linalg.matrix_power(A.double(), count) @ V)
+    return torch.ldexp(found.double().cpu(), exponent.double().cpu()), wanted
+
+
+def _all_ones(n):
+    return torch.ones(1, n, n)
+
+
+def _two_sizes(n):
+    """One eigenvalue of 1, and the others 2^-12 of it: numbers of the plane fall by that in the first product."""
+    d = torch.full((n,), 2.0**-12)
+    d[5] = 1.0
+    return torch.diag(d)[None]
+
+
+@quiet
+@pytest.mark.parametrize(
+    "A",
+    [_symmetric(2, 70), _all_ones(130), _two_sizes(64), torch.eye(64)[None] * 0.5, _symmetric(1, 40) * 2.0**-10],
+    ids=["batch", "ones", "two sizes", "eye", "small"],
+)
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_power_has_its_size(device, A, count):
+    """Whatever its growth: to 2^-11 or so for every product."""
+    found, wanted = _power(A, count, device)
+    assert ((found / wanted - 1).abs() < count * 2.0**-11).all()
+
+
+@quiet
+def test_a_power_of_nothing_is_zero_and_of_nan_nan(device):
+    """And they leave their neighbours alone."""
+    A = torch.stack((torch.zeros(64, 64), torch.full((64, 64), torch.nan), torch.eye(64)))
+    found, wanted = _power(A, 3, device)
+    assert found[0] == 0 and found[1].isnan() and abs(found[2] / wanted[2] - 1) < 1e-3
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(("n", "k", "batch"), [(1024, 16, 1), (4096, 64, 1), (8192, 80, 1), (1000, 64, 3), (2050, 200, 1)])
+@pytest.mark.parametrize(
+    ("n", "k", "batch"), [(1024, 16, 1), (4096, 64, 1), (8192, 80, 1), (1000, 64, 3), (2050, 200, 1)]
+)
 def test_on_a_device(n, k, batch):
     """Large, odd, batched; 40 terms of T_j, and the same bits again."""
     g = torch.Generator("cuda").manual_seed(n)
@@ -112,6 +154,21 @@ def test_on_a_device(n, k, batch):
     V = torch.randn(batch, n, k, device="cuda", generator=g)
     factors = (2.0, 0.0, -1.0, tuple(0.9**j for j in range(40)))
     found = _run(A, V, factors, torch.device("cuda"))
-    for mine, wanted in zip(found, _terms(A.double(), V.double(), 40, factors), strict=True):
-        assert torch.dist(mine, wanted.cpu()) < 1e-5 * wanted.norm()
+    wanted = (X.cpu() for X in _terms(A.double(), V.double(), 40, factors))
+    assert all(torch.dist(mine, X) < 1e-5 * X.norm() for mine, X in zip(found, wanted, strict=True))
     assert all(torch.equal(x, y) for x, y in zip(found, _run(A, V, factors, torch.device("cuda")), strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("n", "batch"), [(1024, 1), (1000, 3), (8192, 1)])
+def test_power_on_a_device(n, batch):
+    """Large, odd, batched."""
+    A = _numbers(batch, n, n, seed=n).cuda()
+    A = (A @ A.mT) / (A @ A.mT).amax((-2, -1), keepdim=True)
+    V = torch.randn(batch, n, 16, device="cuda")
+    found, exponent = PlaneMatrix.of(A.float(), Workspace(), planes=1).power(V, 8)
+    wanted = V.double()
+    for _ in range(8):
+        wanted = A @ wanted
+    ratio = torch.ldexp(found.double(), exponent.double()) / torch.linalg.matrix_norm(wanted)
+    assert ((ratio - 1).abs() < 8 * 2.0**-11).all()

@@ -93,6 +93,7 @@ def series_apply(
     tol: float,
     ws: Workspace | None = None,
     block: int = 8,
+    probes: int = 0,
 ) -> SeriesResult:
     """Σ_j c_j·T_j(X)·B up to a rest of `tol`·‖Z‖_F for every matrix, or all of it.
 
@@ -104,18 +105,19 @@ def series_apply(
         tol: Of the rest.
         ws: Buffers: four of B's size.
         block: Terms between two looks at the rest.
+        probes: The last so many columns are random ones, and no part of the error.
 
     Returns:
-        `SeriesResult`. Cost: one `double` a term, one synchronisation a block.
+        `SeriesResult`, with f(A)·V in the last columns of Z. Cost: one `double` a term, one synchronisation a block.
     """
-    ws = Workspace() if ws is None else ws
+    ws, k = Workspace() if ws is None else ws, B.shape[-1] - probes
     # Three blocks at least, for their ratio to be seen, and the last as long as the others.
     block = max(2, min(block, (len(coefficients) - 1) // 3))
     c = [float(value) for value in coefficients]
     c += [0.0] * (max(2 * block, -(-(len(c) - 1) // block) * block) + 1 - len(c))
     rest = _Rest(c, tol, block)
     for j, part, Z in _blocks(double, B, c, ws, block):
-        if rest.settled(j, *torch.stack((_norm(part), _norm(Z))).cpu().numpy()):
+        if rest.settled(j, *torch.stack((_norm(part[..., :k]), _norm(Z[..., :k]))).cpu().numpy()):
             break
     error = torch.from_numpy(rest.error).to(B.device)
     return SeriesResult(Z, j + 1, error, error <= tol)
@@ -187,6 +189,7 @@ def chebyshev_series(
     ws: Workspace | None = None,
     counted: Counted | None = None,
     coarse: int | None = None,
+    probes: int = 0,
 ) -> SeriesResult:
     """A^exponent·B for A known by its products, as far as the series is needed.
 
@@ -202,6 +205,7 @@ def chebyshev_series(
         ws: Buffers.
         counted: How many terms, where nothing is to be read.
         coarse: The term from which planes are read by halves; see `PlaneMatrix`.
+        probes: The last so many columns are random ones, and no part of the error; `counted` has its own.
 
     Returns:
         `SeriesResult`. Cost: a product with k columns for every term, one synchronisation every eight (none if
@@ -217,7 +221,7 @@ def chebyshev_series(
         low, high = per_matrix(low, B), per_matrix(high, B)
         double = _by_action(action, 2 / (high - low), -(high + low) / (high - low), B.dtype)
     if counted is None:
-        found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=CHEBYSHEV_BLOCK)
+        found = series_apply(double, B, coefficients, tol=tol, ws=ws, block=CHEBYSHEV_BLOCK, probes=probes)
     else:
         found = counted_apply(double, B, coefficients, counted, tol=tol, ws=ws, block=CHEBYSHEV_BLOCK)
     return found._replace(Z=found.Z.mul_((high**exponent).to(B.dtype)))
@@ -278,9 +282,7 @@ def _by_action(action: Action, slope: Tensor, offset: Tensor, dtype: torch.dtype
     return double
 
 
-def _by_planes(
-    S: PlaneMatrix, B: Tensor, low: float | Tensor, high: float | Tensor, coarse: int | None
-) -> Recurrence:
+def _by_planes(S: PlaneMatrix, B: Tensor, low: float | Tensor, high: float | Tensor, coarse: int | None) -> Recurrence:
     """The same for S in planes, and one interval for all matrices."""
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         raise TypeError("by planes the ends of the spectrum must be numbers")

@@ -19,22 +19,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iroot_kernels._tiling import MOST, SHARED_BYTES, TILE, current
+from iroot_kernels._tiling import MOST, TILE, current, symmetric_products
 from iroot_kernels._workspace import Workspace
 
-PLANE, STORED = torch.float16, 2
-# Powers of two: of S, of V but for √n. Blocks of one plane go in pairs: sizes are multiples of two.
-TOP, TOP_COLUMNS, DEPTH = 14, 12, 64
-LEAST_COLUMNS, MOST_COLUMNS, MOST_STAGES = 16, 128, 5
+PLANE = torch.float16
+# Powers of two: of S, of V but for √n, of normal numbers whose size is looked at.
+TOP, TOP_COLUMNS, TOP_POWER = 14, 12, 5
+LEAST_COLUMNS, MOST_COLUMNS, LEAST = 16, 128, 192
+# Numbers along N in a block, and blocks in flight; with more than 64 columns. Blocks of one plane go in pairs.
+NARROW, WIDE = (128, 3), (64, 4)
 
 
 @dataclass(frozen=True)
 class PlaneMatrix:
-    """A symmetric matrix in two planes of fp16.
+    """A symmetric matrix in one plane of fp16, or two.
 
     Attributes:
         n: Its size.
-        planes: `(b, 2, N, N)`, N the next multiple of 128, zero beyond n.
+        planes: `(b, planes, N, N)`, N the next multiple of 256, zero beyond n.
         ws: Where planes and columns live.
 
     Examples:
@@ -51,19 +53,30 @@ class PlaneMatrix:
     planes: Tensor
     ws: Workspace
 
-    @classmethod
-    def of(cls, S: Tensor, ws: Workspace, name: str = "matrix") -> PlaneMatrix:
-        """S `(b, n, n)` float32, contiguous, with entries of at most 1; `name` is that of its buffer.
+    @staticmethod
+    def serves(S: Tensor) -> bool:
+        """Whether there are kernels for S, and enough of it for them: it is padded to a multiple of 256."""
+        return S.dtype is torch.float32 and S.shape[-1] >= LEAST and symmetric_products(S.device)
 
-        Cost: it is read once, and written once.
+    @classmethod
+    def of(cls, S: Tensor, ws: Workspace, name: str = "matrix", planes: int = 2) -> PlaneMatrix:
+        """S in planes.
+
+        Args:
+            S: `(b, n, n)` float32, row by row, with entries of at most 1, or little more (below 4).
+            ws: Buffers.
+            name: Of the buffer.
+            planes: 1 or 2.
+
+        Cost: it is read once, and its planes are written once.
         """
         b, n = S.shape[:2]
-        N = _padded(n, 2 * DEPTH)
-        if b * STORED * N > MOST:
+        N = _padded(n, 2 * NARROW[0])
+        if b * planes * N > MOST:
             raise ValueError(f"S has shape {tuple(S.shape)}: matrices this large, or this many, are for several calls")
-        planes = ws.buffer(f"{name} planes", (b, STORED, N, N), PLANE, S.device)
-        _split(S, planes, 2.0**TOP)
-        return cls(n, planes, ws)
+        held = ws.buffer(f"{name} planes", (b, planes, N, N), PLANE, S.device)
+        _split(S, held, 2.0**TOP)
+        return cls(n, held, ws)
 
     def recurrence(self, V: Tensor, coarse: int | None = None) -> PlaneRecurrence:
         """A recurrence that begins with V.
@@ -74,21 +87,57 @@ class PlaneMatrix:
         """
         return PlaneRecurrence(self, V, coarse)
 
+    def power(self, V: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """S^count·V from the high plane, for its size.
+
+        A step is divided by √N and a power of two that brings the columns before it back to the size of normal numbers:
+        in fp16 they have room for what S makes of them, 1/√N … √N.
+
+        Args:
+            V: `(b, n, 16)` float32, contiguous, normal numbers.
+            count: Of products, 1 or more.
+
+        Returns:
+            (f, e) with ‖S^count·V‖_F = f·2^e, `(b,)` float32 each. Cost: the high plane of S is read `count` times, a
+            launch each; three more for the result.
+        """
+        from iroot_kernels import _thin_triton as kernels
+
+        (b, stored, N), (depth, stages), overlap = self.planes.shape[:3], NARROW, V.is_cuda
+        blocks, root = N // TILE, math.ceil(math.log2(N) / 2)
+        columns = self.ws.buffer("power planes", (2, b, 1, N, LEAST_COLUMNS), PLANE, V.device)
+        sizes = self.ws.buffer("power sizes", (count, b, blocks), torch.float32, V.device)
+        shifts = self.ws.buffer("power shifts", (count, b), torch.float32, V.device)
+        _split(V, columns[0], 2.0**TOP_POWER)
+        rows = _described(self.planes, TILE, depth), _described(columns, depth, LEAST_COLUMNS)
+        numbers = 2.0 ** -(TOP + root), 2.0 ** (2 * TOP_POWER) * self.n * LEAST_COLUMNS
+        with current(V.device):
+            for step in range(count):
+                kernels.power[(b * blocks,)](
+                    *(*rows, columns, sizes, shifts, step, *numbers, b, N, stored),
+                    *(1 << (blocks - 1).bit_length(), TILE, LEAST_COLUMNS, depth, overlap),
+                    num_warps=4,
+                    num_stages=stages,
+                    launch_pdl=overlap,
+                )
+        return sizes[-1].sum(-1).sqrt_(), shifts.sum(0).neg_().add_(root * count - TOP_POWER)
+
 
 class PlaneRecurrence:
     """Its terms, in their order; the planes of the latest are kept in the workspace."""
 
     def __init__(self, matrix: PlaneMatrix, V: Tensor, coarse: int | None) -> None:
-        b, N, k = V.shape[0], matrix.planes.shape[-1], V.shape[-1]
+        (b, stored, N), k = matrix.planes.shape[:3], V.shape[-1]
         self.matrix, self.coarse, self.terms = matrix, coarse, 0
         self.block = min(max(1 << (k - 1).bit_length(), LEAST_COLUMNS), MOST_COLUMNS)
         K = _padded(k, self.block)
-        if 2 * b * STORED * N > MOST or N * K > MOST:
+        if 2 * b * stored * N > MOST or N * K > MOST:
             raise ValueError(f"V has shape {tuple(V.shape)}: this many columns are for several calls")
-        self.planes = matrix.ws.buffer(f"columns planes {K}", (2, b, STORED, N, K), PLANE, V.device)
+        self.planes = matrix.ws.buffer(f"columns planes {K}", (2, b, stored, N, K), PLANE, V.device)
         self.scale = 2.0 ** (TOP_COLUMNS - math.ceil(math.log2(N) / 2))
         _split(V, self.planes[0], self.scale)
-        self._rows = _described(matrix.planes, TILE, DEPTH), _described(self.planes, DEPTH, self.block)
+        self.depth, self.stages = NARROW if self.block <= TILE else WIDE
+        self._rows = _described(matrix.planes, TILE, self.depth), _described(self.planes, self.depth, self.block)
 
     def term(
         self, here: Tensor, before: Tensor, part: Tensor, alpha: float, beta: float, gamma: float, weight: float
@@ -105,16 +154,16 @@ class PlaneRecurrence:
         """
         from iroot_kernels import _thin_triton as kernels
 
-        (b, n, k), (N, K) = here.shape, self.planes.shape[-2:]
-        read = 1 if self.coarse is not None and self.terms >= self.coarse else STORED
-        first, overlap = self.terms % 2 * b * STORED * N, here.is_cuda
+        (b, n, k), (stored, N, K) = here.shape, self.planes.shape[-3:]
+        read = 1 if self.coarse is not None and self.terms >= self.coarse else stored
+        first, overlap = self.terms % 2 * b * stored * N, here.is_cuda
         numbers = (alpha / (2.0**TOP * self.scale), beta, gamma, weight, self.scale)
         with current(here.device):
             kernels.term[(b * (N // TILE) * (K // self.block),)](
                 *(*self._rows, here, before, part, self.planes, first, *numbers, n, k, b, N, K),
-                *(STORED, read, TILE, self.block, DEPTH, overlap),
+                *(stored, read, TILE, self.block, self.depth, overlap),
                 num_warps=4,
-                num_stages=min(MOST_STAGES, SHARED_BYTES // (4 * DEPTH * (TILE + self.block))),
+                num_stages=self.stages,
                 launch_pdl=overlap,
             )
         self.terms += 1
@@ -131,11 +180,11 @@ def _split(A: Tensor, planes: Tensor, scale: float) -> None:
     """A·scale into planes."""
     from iroot_kernels import _thin_triton as kernels
 
-    (b, rows, columns), (R, C) = A.shape, planes.shape[-2:]
+    (b, rows, columns), (stored, R, C) = A.shape, planes.shape[-3:]
     block = min(TILE, C)
     with current(A.device):
         kernels.split[(b * (R // TILE) * (C // block),)](
-            *(A, planes, scale, rows, columns, R, C, STORED, TILE, block), num_warps=4
+            *(A, planes, scale, rows, columns, *A.stride()[:2], R, C, stored, TILE, block), num_warps=4
         )
 
 

@@ -30,7 +30,7 @@ def split(
     r = (tile // (C // BC) * BR + tl.arange(0, BR))[:, None].to(tl.int64)
     c = (tile % (C // BC) * BC + tl.arange(0, BC))[None, :]
     inside = (r < rows) & (c < columns)
-    value = tl.load(A + matrix * rows * columns + r * columns + c, mask=inside, other=0.0)
+    value = tl.load(A + matrix * between + r * stride + c, mask=inside, other=0.0)
     size = R.to(tl.int64) * C
     _stored(planes + matrix * STORED * size, value * scale, r * C + c, size, STORED)
 
@@ -99,3 +99,56 @@ def term(
     other = batch.to(tl.int64) * STORED * size
     planes += tl.where(first == 0, other, 0) + matrix.to(tl.int64) * STORED * size
     _stored(planes, value * scale, rows * K + columns, size, STORED)
+
+
+@triton.jit(do_not_specialize=["step", "batch"])
+def power(
+    S,
+    V,
+    planes,
+    sizes,
+    shifts,
+    step,
+    scale,
+    usual,
+    batch,
+    N,
+    STORED: tl.constexpr,
+    PARTS: tl.constexpr,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    BK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """Columns ← scale·2^e·S·columns in one plane, and the sums of their squares, a program's each.
+
+    `S` describes the planes `(b·STORED·N, N)`, `V` the columns, twice `(b·N, BC)`: read where an even `step` finds them
+    first, and written to the others. `sizes` is `(steps, b, N/BM)`. e, in `shifts` `(steps, b)`, is such that the
+    columns before, times 2^e, have squares that add up to `usual`, roughly.
+    """
+    blocks = N // BM
+    matrix, j = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    left, right = matrix * STORED * N + j * BM, (step % 2 * batch + matrix) * N
+    part = tl.arange(0, PARTS)
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    P = tl.zeros((BM, BC), dtype=tl.float32)
+    for r in range(0, N, 2 * BK):
+        block = tl.dot(S.load([left, r]), V.load([right + r, 0]))
+        P += tl.dot(S.load([left, r + BK]), V.load([right + r + BK, 0]), block)
+    shift = 0
+    if step > 0:
+        before = tl.load(sizes + ((step - 1) * batch + matrix) * blocks + part, mask=part < blocks, other=0.0)
+        ratio = usual / tl.sum(before, axis=0)
+        # A zero matrix and one that is not finite stay what they are.
+        shift = tl.where((ratio > 0) & (ratio < 1e30), (tl.log2(ratio) * 0.5).to(tl.int32), 0)
+    high = (P * scale * ((shift + 127) << 23).to(tl.float32, bitcast=True)).to(planes.dtype.element_ty)
+    rows, columns = j * BM + tl.arange(0, BM), tl.arange(0, BC)
+    other = (1 - step % 2) * batch + matrix
+    tl.store(planes + (other.to(tl.int64) * N + rows[:, None]) * BC + columns[None, :], high)
+    value = high.to(tl.float32)
+    at = (step * batch + matrix) * blocks + j
+    tl.store(sizes + at, tl.sum(tl.sum(value * value, axis=1), axis=0))
+    if j == 0:
+        tl.store(shifts + step * batch + matrix, shift.to(tl.float32))

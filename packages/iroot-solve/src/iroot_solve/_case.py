@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from iroot_coeffs import Schedule, Step
-from iroot_kernels import PlaneMatrix, multiplication, precision, quadratics, symmetric_products
+from iroot_kernels import multiplication, precision, quadratics, symmetric_products
 from iroot_precond import ritz_extremes
 from torch import Tensor
 
@@ -30,13 +30,13 @@ from iroot_solve._problem import Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import lost, magnitude
 from iroot_solve._sums import (
-    PLANES,
     cayley_fixed,
     chebyshev_fixed,
     run_cayley,
     run_chebyshev,
     stored,
 )
+from iroot_solve._sums_by_planes import by_planes, checked_by_planes, fixed_by_planes
 from iroot_solve._sums_checked import cayley_checked, chebyshev_checked
 from iroot_solve._task import SUMS, Candidate, Task
 
@@ -199,28 +199,28 @@ class Case:
         """A Chebyshev sum for a spectrum in [low, high]."""
         right, p = self.right(S.dtype), self.problem
         assert right is not None
-        if candidate.strategy == "chebyshev":
-            return self._chebyshev(candidate, S, right, low, high)
-        if self.options.deferred:
-            seed = self.options.seed + COMPLETENESS_SEED
-            return cayley_checked(S, right, p.exponent, low, high, p.tol, self.ws, seed)
+        if candidate.symmetric:
+            return self._by_planes(S, right, low, high)
         if self.options.blind:
-            return cayley_fixed(S, right, p.exponent, low, high, p.tol, self.ws)
-        return run_cayley(S, stored(right, self.ws), p.exponent, low, high, p.tol, self.ws, self.kappa)
+            settings = (right, p.exponent, low, high, p.tol, self.ws)
+            if self.options.deferred:
+                checked = cayley_checked if candidate.strategy == "cayley" else chebyshev_checked
+                return checked(S, *settings, self.options.seed + COMPLETENESS_SEED)
+            if candidate.strategy == "cayley":
+                return cayley_fixed(S, *settings)
+            return chebyshev_fixed(lambda V: torch.bmm(S, V), *settings)
+        B = stored(right, self.ws)
+        if candidate.strategy == "cayley":
+            return run_cayley(S, B, p.exponent, low, high, p.tol, self.ws, self.kappa)
+        return run_chebyshev(multiplication(S, B, self.ws), B, p.exponent, low, high, p.tol, self.ws, self.kappa)
 
-    def _chebyshev(self, candidate: Candidate, S: Tensor, right: Tensor, low: float, high: float) -> Outcome:
-        """In A itself, from planes where there are kernels for them."""
-        p, planes = self.problem, candidate.symmetric
-        name = PLANES if planes else ""
-        A = PlaneMatrix.of(S, self.ws, "series") if planes else None
-        settings = (p.exponent, low, high, p.tol, self.ws)
-        if self.options.deferred:
-            return chebyshev_checked(A or S, right, *settings, self.options.seed + COMPLETENESS_SEED, name)
-        B = right.contiguous() if planes else stored(right, self.ws)
-        action = A or multiplication(S, B, self.ws)
-        if self.options.blind:
-            return chebyshev_fixed(action, B, *settings)
-        return run_chebyshev(action, B, *settings, self.kappa, name)
+    def _by_planes(self, S: Tensor, B: Tensor, low: float, high: float) -> Outcome:
+        """The same from planes of A."""
+        p, options = self.problem, self.options
+        settings, seed = (S, B, p.exponent, low, high, p.tol, self.ws), options.seed + COMPLETENESS_SEED
+        if options.deferred:
+            return checked_by_planes(*settings, seed)
+        return fixed_by_planes(*settings) if options.blind else by_planes(*settings, seed, self.kappa)
 
     def _hybrid(self, candidate: Candidate, low: float, high: float) -> Outcome:
         """A few steps, then corrections with residuals in float64."""

@@ -9,6 +9,7 @@ from functools import lru_cache
 from iroot_coeffs import Schedule, plan
 
 from iroot_solve._certificate_cost import certificate_ms, certified_ms
+from iroot_solve._completeness import PROBES
 from iroot_solve._cost import (
     CERTIFIED_CALLS,
     FACTORED_CALLS,
@@ -24,8 +25,10 @@ from iroot_solve._hybrid import HybridSchedule, hybrid_schedule
 from iroot_solve._hybrid_symmetric import hybrid_candidates
 from iroot_solve._lanczos import SHARE, lanczos_steps
 from iroot_solve._predict import rounding_error
-from iroot_solve._sums import MOST_KAPPA, PLANES, cayley_terms, checked_terms, chebyshev_terms, coarse_terms
+from iroot_solve._sums import MOST_KAPPA, cayley_terms, chebyshev_terms, checked_terms
 from iroot_solve._sums import SHARE as SUM_SHARE
+from iroot_solve._sums_by_planes import COARSE_SHARE, PLANES, coarse_terms
+from iroot_solve._sums_by_planes import SHARE as PLANE_SHARE
 from iroot_solve._symmetric import symmetric_candidates
 from iroot_solve._task import MAX_KAPPA, SUMS, TRUNCATION_SHARE, Candidate, Task
 
@@ -49,7 +52,7 @@ WIDENED_PASSES = 3
 CHOLESKY_SOLVES = 3
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
 # Columns that one reading of planes serves, random ones beside those of B in a recorded call, and calls of a launch.
-MOST_COLUMNS, PROBES, PLANE_CALLS = 128, 16, 2
+MOST_COLUMNS, PLANE_CALLS = 128, 2
 
 
 @lru_cache(maxsize=1024)
@@ -211,15 +214,13 @@ def _sum_by_planes(task: Task, ratio: float, kappa: float) -> Candidate:
     rounding = rounding_error("chebyshev", PLANES, kappa, task.exponent)
     if ratio > MOST_KAPPA["chebyshev"]:
         rounding = math.inf
-    terms, fine = chebyshev_terms(ratio, task.tol), coarse_terms(ratio, task.tol)
-    columns = task.k * task.reuse
-    if task.recorded:
-        terms, columns = checked_terms(ratio, task.tol, task.n), columns + PROBES
-    read = min(terms, fine) + max(0, terms - fine) / 2
-    term = math.ceil(columns / MOST_COLUMNS) * task.ms("thin32")
-    ms = read * term + terms * task.calls(PLANE_CALLS) + task.ms("pass32") + task.calls(CERTIFIED_CALLS / 2)
-    error = rounding + SUM_SHARE * task.tol
-    return Candidate("chebyshev", PLANES, None, 0.0, ms, error, True)
+    share = PLANE_SHARE / SUM_SHARE * task.tol
+    terms = checked_terms(ratio, share, task.n) if task.recorded else chebyshev_terms(ratio, share)
+    fine = min(terms, coarse_terms(ratio, task.tol))
+    term = math.ceil((task.k * task.reuse + PROBES) / MOST_COLUMNS) * task.ms("thin32")
+    ms = (fine + terms) / 2 * term + terms * task.calls(PLANE_CALLS) + task.ms("pass32")
+    error = rounding + PLANE_SHARE * task.tol + (COARSE_SHARE * task.tol if fine < terms else 0.0)
+    return Candidate("chebyshev", PLANES, None, 0.0, ms + task.calls(CERTIFIED_CALLS / 2), error, True)
 
 
 def _hybrid(task: Task, name: str, bits: int, schedule: HybridSchedule, rounding: float) -> Candidate:

@@ -21,7 +21,7 @@ from functools import lru_cache
 
 import torch
 from iroot_coeffs import Step
-from iroot_kernels import Products
+from iroot_kernels import PlaneMatrix, Products
 from torch import Tensor
 
 from iroot_solve._result import SolveWorkspace
@@ -74,14 +74,34 @@ def unfinished(Y: Tensor, end: Step, seed: int, ws: SolveWorkspace, given: bool 
     b, n = Y.shape[:2]
     j, start = degree(n, end, given)
     V = ws.hold(normal_numbers(n, Y.device, seed, Y.dtype)).expand(b, n, -1)
-    exact = Products("fp64" if Y.dtype is torch.float64 else "fp32", ws)
     # x(y) = x(0)·(1 − y/c) with c = (u + l)/2, and u = c·(1 + 1/x(0)).
     slope = (start + 1) / end.hi
+    grown = (_by_planes if PlaneMatrix.serves(Y) else _by_products)(Y, V, j, start, slope, ws)
+    found = norm(grown).square_().div_(LIMIT * PROBES * math.cosh(j * math.acosh(start)) ** 2)
+    return found.nan_to_num_(math.inf, math.inf)
+
+
+def _by_products(Y: Tensor, V: Tensor, j: int, start: float, slope: float, ws: SolveWorkspace) -> Tensor:
+    """T_j(start − slope·Y)·V."""
+    exact = Products("fp64" if Y.dtype is torch.float64 else "fp32", ws)
     before, here = V, exact(Y, V, C=V, alpha=-slope, beta=start, out=ws.like("missed0", V))
     for i in range(1, j):
         # T_{i+1} = 2x·T_i − T_{i−1}
         free = ws.like(f"missed{i % 3}", V)
         torch.sub(torch.mul(here, 2 * start, out=free), before, out=free)
         before, here = here, exact(Y, here, C=free, alpha=-2 * slope, out=free)
-    found = norm(here).square_().div_(LIMIT * PROBES * math.cosh(j * math.acosh(start)) ** 2)
-    return found.nan_to_num_(math.inf, math.inf)
+    return here
+
+
+def _by_planes(Y: Tensor, V: Tensor, j: int, start: float, slope: float, ws: SolveWorkspace) -> Tensor:
+    """The same from one plane of Y: its 11 bits are enough to tell 0 from [l, u], where |T_j| ≤ 1."""
+    here, before, part = (ws.buffer(f"missed{i}", V.shape, V.dtype, V.device) for i in range(3))
+    here.copy_(V)
+    before.zero_()
+    part.zero_()
+    recurrence = PlaneMatrix.of(Y, ws, "missed", planes=1).recurrence(here)
+    for i in range(j):
+        factor = 2.0 if i else 1.0
+        recurrence.term(here, before, part, -factor * slope, factor * start, -1.0, 0.0)
+        here, before = before, here
+    return here

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from iroot_kernels import PlaneMatrix
 from iroot_precond import (
     Congruence,
     aol_scaling,
@@ -42,8 +43,8 @@ CONGRUENCES = ("jacobi", "ruiz", "aol", "row-norm")
 
 # Entries of A_s may all be near 2^-s: beyond this s float32 is not for their squares.
 MOST_SQUARED = 8
-# λmax is bounded by this power of A_s on normal numbers.
-POWER = 8
+# λmax is bounded by this power of A_s on normal numbers; of a large one a series needs a closer bound, √κ terms of it.
+POWER, LARGE_POWER, LARGE = 8, 16, 8192
 # By how much what was rounded on the way may lower it: 8 products of 11 bits, where torch may use tf32.
 ROUNDED = 1.001
 
@@ -237,26 +238,42 @@ class ScaledMatrix:
         return low, high
 
     def bound_by_power(self) -> float:
-        """`upper` gains (‖A_s⁸·V‖_F²/1.6)^(1/16) with 16 columns V of normal numbers, for 8 thin products.
+        """`upper` gains (‖A_s^m·V‖_F²/1.6)^(1/2m) with 16 columns V of normal numbers, for m thin products.
 
-        ‖A⁸V‖_F² ≥ λmax¹⁶·χ² with χ² of 16 degrees of freedom, which is below 1.6 with a probability of 3·10⁻⁶.
+        ‖A^m·V‖_F² ≥ λmax^2m·χ² with χ² of 16 degrees of freedom, which is below 1.6 with a probability of 3·10⁻⁶.
 
         Returns:
             What λmax is of `upper` at least: at worst all n eigenvalues are equal, and χ² of 16·n degrees of freedom
             stays below 32·(n + 1).
         """
         S, n = self.matrix(self.problem.storage), self.problem.n
+        by_planes = PlaneMatrix.serves(S)
+        power = LARGE_POWER if by_planes and n >= LARGE else POWER
+        size, exponent = self._power_by_planes(S, power) if by_planes else self._power(S, power)
+        root = torch.ldexp((size.double() / math.sqrt(PROBES * LIMIT)).pow_(1 / power), exponent)
+        slack = ROUNDED * inflation(n, S.dtype)
+        self._bound(root.mul_(slack))
+        return math.pow(2 * (n + 1) / LIMIT, -0.5 / power) / slack**2
+
+    def _power(self, S: Tensor, power: int) -> tuple[Tensor, Tensor]:
+        """(f, e) with ‖A_s^power·V‖_F = f·2^(power·e)."""
         shift = torch.frexp(self.upper).exponent
         scale = power_of_two(-shift, S.dtype)[:, None, None]  # no product is larger than V
-        seed = self.seed + COMPLETENESS_SEED
-        V = self.ws.hold(normal_numbers(n, S.device, seed, S.dtype)).mT.expand(S.shape[0], -1, n)
-        for i in range(POWER):
+        V = self._probes(S).mT.expand(S.shape[0], -1, S.shape[-1])
+        for i in range(power):
             out = self.ws.buffer(f"power {i % 2}", V.shape, S.dtype, S.device)
             V = torch.bmm(V, S, out=out).mul_(scale)
-        root = (norm(V, small=True) / math.sqrt(PROBES * LIMIT)).pow_(1 / POWER)
-        slack = ROUNDED * inflation(n, S.dtype)
-        self._bound(torch.ldexp(root, shift).mul_(slack))
-        return math.pow(2 * (n + 1) / LIMIT, -0.5 / POWER) / slack**2
+        return norm(V, small=True), shift
+
+    def _power_by_planes(self, S: Tensor, power: int) -> tuple[Tensor, Tensor]:
+        """The same, from one plane of A_s."""
+        V = self._probes(S).expand(*S.shape[:2], -1).contiguous()
+        size, exponent = PlaneMatrix.of(S, self.ws, "power", planes=1).power(V, power)
+        return size, exponent.double().div_(power)
+
+    def _probes(self, S: Tensor) -> Tensor:
+        """`(n, 16)` normal numbers."""
+        return self.ws.hold(normal_numbers(S.shape[-1], S.device, self.seed + COMPLETENESS_SEED, S.dtype))
 
     def blank(self) -> None:
         """Put zeros in place of matrices that are not finite, which factorisations refuse."""

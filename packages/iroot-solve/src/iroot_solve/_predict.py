@@ -5,7 +5,8 @@ coupled iteration 0.03 … 0.1·κu (positive powers 0.1 … 1, and up to 10 whe
 eigh 0.2 … 1·κu/p for n = 16, 0.3 … 1.6 for 64, 0.4 … 3 for 256 and 1.4 … 4 for 1024 (p = 2 and 4). The constants lie
 at or above the middle of these ranges; Cholesky's is a cautious guess: its backward error suggests a few κu at most.
 On 1 … 16 columns, p = 1, 2, 4, n = 256 and 1024: Lanczos 0.2 … 1.0·κu/p, the Chebyshev series 0.15 … 0.65·κu/p, that in
-the Cayley transform 0.08 … 0.4·κu/p, less for larger κ.
+the Cayley transform 0.08 … 0.4·κu/p, less for larger κ; the Chebyshev series by planes 0.01 … 0.18·κu/p for random B
+(`_sums_by_planes`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from iroot_kernels import precision
 
 FLOOR = 8.0
 ON_COLUMNS = {"lanczos": 0.7, "chebyshev": 0.35, "cayley": 0.2}
+BY_PLANES = 0.2
 
 
 def rounding_error(
@@ -28,7 +30,8 @@ def rounding_error(
     if strategy == "eigh":
         return u * (FLOOR + 0.3 * n**0.27 * q / s * kappa)
     if strategy in ON_COLUMNS:
-        return u * (FLOOR + ON_COLUMNS[strategy] * q / s * kappa)
+        constant = ON_COLUMNS[strategy] if precision(precision_name).plane is None else BY_PLANES
+        return u * (FLOOR + constant * q / s * kappa)
     if strategy == "cholesky":
         error = u * (FLOOR + 2.0 * kappa)
         return error * error + FLOOR * 2.0**-53 if refined else error

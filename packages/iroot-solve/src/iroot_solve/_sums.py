@@ -12,12 +12,9 @@ import math
 from fractions import Fraction
 from functools import lru_cache
 
-import numpy as np
 import torch
 from iroot_coeffs import chebyshev_expansion
 from iroot_kernels import (
-    Counted,
-    PlaneMatrix,
     SeriesResult,
     Workspace,
     cayley_apply,
@@ -38,30 +35,7 @@ SHARE = 0.25
 # Beyond that κ a series has too many terms, or its coefficients too few digits, to be a way to a root.
 MOST_KAPPA = {"chebyshev": 1e6, "cayley": 1e8}
 UNIT = 2.0**-53
-# What one plane adds to V_j, and of the tolerance.
-COARSE, COARSE_SHARE = 2.0**-10, 0.1
 ROWS_FROM = 12
-# What a series is done in where its matrix is read in planes.
-PLANES = "fp16x3"
-
-
-def coarse_terms(kappa: float, tol: float) -> int:
-    """About as many as `coarse_from` leaves in two planes."""
-    return max(0, math.ceil(math.sqrt(kappa) / 2 * math.log(COARSE * kappa / (4 * COARSE_SHARE * tol))))
-
-
-@lru_cache(maxsize=256)
-def coarse_from(exponent: Fraction, kappa: float, tol: float) -> int:
-    """The term of the series in A from which its matrix may be rounded to one plane of 11 bits.
-
-    An error e of V_j = T_j(X)·B is one of Σ_{i≥j} c_i·U_{i−j}(X)·e in the sum, |U_m| ≤ m + 1. Rounding S and V_{j−1} in
-    2·X·V_{j−1}, numbers independently, makes ‖e‖ ≤ COARSE·‖B‖, COARSE = 4·2^-12.3·‖S‖_F/(√n·u) and a little more, in
-    directions that differ from term to term: squares add up. ‖Z‖ ≥ ‖B‖, for x^α ≥ 1 on [1/κ, 1].
-    """
-    c = np.abs(chebyshev_series_of(exponent, kappa))
-    weights = np.cumsum(np.cumsum(c[::-1]))[::-1][1:]  # Σ_{i≥j} (i − j + 1)·|c_i| for j = 1, 2, …
-    error = COARSE * np.sqrt(np.cumsum((weights**2)[::-1]))[::-1]
-    return int(np.count_nonzero(error > COARSE_SHARE * tol))
 
 
 def chebyshev_terms(kappa: float, tol: float) -> int:
@@ -70,7 +44,7 @@ def chebyshev_terms(kappa: float, tol: float) -> int:
 
 
 def checked_terms(kappa: float, tol: float, n: int) -> int:
-    """About as many as `_sums_checked` adds up there, which have to tell a missed eigenvalue from n that are not."""
+    """About as many as `_sums_checked` adds up there, which has to tell a missed eigenvalue from n that are not."""
     return math.ceil(math.sqrt(kappa) / 2 * math.log(20 * math.sqrt(n) / (SHARE * tol)))
 
 
@@ -95,7 +69,7 @@ def cayley_series_of(exponent: Fraction, kappa: float) -> tuple[float, ...]:
 
 
 def run_chebyshev(
-    action: Action | PlaneMatrix,
+    action: Action,
     B: Tensor,
     exponent: Fraction,
     low: float,
@@ -108,7 +82,7 @@ def run_chebyshev(
     """Z = A^exponent·B, −1 ≤ exponent < 0.
 
     Args:
-        action: V ↦ A·V in B's dtype, or A in planes.
+        action: V ↦ A·V in B's dtype.
         B: `(b, n, k)`, float32 or float64.
         exponent: α.
         low: About the lower end of the spectrum, taken for at least high/1e6.
@@ -122,7 +96,8 @@ def run_chebyshev(
         The outcome with an `error` of its own. Cost: a product with k columns for every term.
     """
     low = max(low, high / MOST_KAPPA["chebyshev"])
-    found = sum_of(action, B, exponent, low, high, tol, ws)
+    coefficients = chebyshev_series_of(exponent, high / low)
+    found = chebyshev_series(action, B, coefficients, low, high, exponent=float(exponent), tol=SHARE * tol, ws=ws)
     return series_outcome("chebyshev", found, B, exponent, kappa or high / low, name)
 
 
@@ -148,33 +123,11 @@ def run_cayley(
     return series_outcome("cayley", found, B, exponent, kappa or high / low)
 
 
-def sum_of(
-    action: Action | PlaneMatrix,
-    B: Tensor,
-    exponent: Fraction,
-    low: float,
-    high: float,
-    tol: float,
-    ws: Workspace,
-    counted: Counted | None = None,
-) -> SeriesResult:
-    """A^α·B on [low, high]; with planes by the high ones alone from where that is enough."""
-    kappa = high / low
-    coarse = coarse_from(exponent, kappa, tol) if isinstance(action, PlaneMatrix) else None
-    terms, alpha = chebyshev_series_of(exponent, kappa), float(exponent)
-    return chebyshev_series(
-        action, B, terms, low, high, exponent=alpha, tol=SHARE * tol, ws=ws, counted=counted, coarse=coarse
-    )
-
-
 def chebyshev_fixed(
-    action: Action | PlaneMatrix, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
+    action: Action, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: Workspace
 ) -> Outcome:
     """The same with as many terms as [low, high] needs: nothing is read, and nothing is known of the error."""
     terms = without_tail(chebyshev_series_of(exponent, high / low), SHARE * tol)
-    if isinstance(action, PlaneMatrix):
-        found = sum_of(action, B, exponent, low, high, tol, ws, Counted(len(terms)))
-        return _fixed("chebyshev", found.Z, found.terms, PLANES)
     Z = chebyshev_apply(action, B, terms, low, high, exponent=float(exponent), ws=ws)
     return _fixed("chebyshev", Z, len(terms))
 
@@ -189,8 +142,8 @@ def cayley_fixed(
     return _fixed("cayley", Z, len(terms))
 
 
-def _fixed(strategy: str, Z: Tensor, terms: int, name: str = "") -> Outcome:
-    name = name or ("fp64" if Z.dtype is torch.float64 else "fp32")
+def _fixed(strategy: str, Z: Tensor, terms: int) -> Outcome:
+    name = "fp64" if Z.dtype is torch.float64 else "fp32"
     plan = DirectSchedule(strategy, f"{strategy} in {name}: {terms} terms")
     return Outcome(Z, None, Z.dtype, strategy, name, plan, terms, {"columns": terms * Z.shape[-1]})
 
@@ -213,8 +166,15 @@ def stored(B: Tensor, ws: Workspace) -> Tensor:
 
 
 def series_outcome(
-    strategy: str, found: SeriesResult, B: Tensor, exponent: Fraction, kappa: float, name: str = ""
+    strategy: str,
+    found: SeriesResult,
+    B: Tensor,
+    exponent: Fraction,
+    kappa: float,
+    name: str = "",
+    spread: float | Tensor = 1.0,
 ) -> Outcome:
+    """What the series gave; `spread` is what the prediction of the rounding error is multiplied by."""
     name = name or ("fp64" if B.dtype is torch.float64 else "fp32")
     products = {"columns": found.terms * B.shape[-1]} | ({"cholesky": B.shape[0]} if strategy == "cayley" else {})
     return Outcome(
@@ -226,5 +186,5 @@ def series_outcome(
         schedule=DirectSchedule(strategy, f"{strategy} in {name}: {found.terms} terms, κ ≈ {kappa:.3g}"),
         steps=found.terms,
         products=products,
-        error=found.error + rounding_error(strategy, name, kappa, exponent),
+        error=found.error + rounding_error(strategy, name, kappa, exponent) * spread,
     )

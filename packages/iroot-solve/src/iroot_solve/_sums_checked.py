@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from iroot_kernels import Counted, PlaneMatrix, SeriesResult, cayley_series, multiplication
+from iroot_kernels import Counted, SeriesResult, cayley_series, chebyshev_series, multiplication
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +35,8 @@ from iroot_solve._certificate import Action
 from iroot_solve._completeness import LIMIT, PROBES
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import SolveWorkspace
-from iroot_solve._sums import SHARE, cayley_series_of, chebyshev_series_of, series_outcome, sum_of, without_tail
+from iroot_solve._scales import norm
+from iroot_solve._sums import SHARE, cayley_series_of, chebyshev_series_of, series_outcome, without_tail
 
 BLOCKS = {"chebyshev": 8, "cayley": 4}
 # So that there are coefficients for three blocks.
@@ -52,7 +53,7 @@ class Plan(NamedTuple):
 
 
 def chebyshev_checked(
-    S: Tensor | Action | PlaneMatrix,
+    S: Tensor | Action,
     B: Tensor,
     exponent: Fraction,
     low: float,
@@ -65,7 +66,7 @@ def chebyshev_checked(
     """Z = A^exponent·B, −1 ≤ exponent < 0, with an `error` of its own, infinite where an eigenvalue was missed.
 
     Args:
-        S: A `(b, n, n)`, V ↦ A·V, or A in planes.
+        S: A `(b, n, n)`, or V ↦ A·V.
         B: `(b, n, k)`, float32 or float64.
         exponent: α.
         low, high: The ends of the spectrum as promised.
@@ -77,24 +78,30 @@ def chebyshev_checked(
     Returns:
         The outcome. Cost: a product with k + 16 columns for every term; no synchronisation.
     """
-    low, W = min(low, high / LEAST_RATIO), _probed(B, ws, seed, isinstance(S, PlaneMatrix))
+    alpha, low, W = float(exponent), min(low, high / LEAST_RATIO), probed(B, ws, seed)
     action = multiplication(S, W, ws) if isinstance(S, Tensor) else S
-    plan = _plan("chebyshev", exponent, high / low, tol, B.shape[-2])
-    found = sum_of(action, W, exponent, low, high, tol, ws, plan.counted)
-    return _checked("chebyshev", found, plan, W, exponent, high / low, name)
+    coefficients, plan = (
+        chebyshev_series_of(exponent, high / low),
+        plan_of("chebyshev", exponent, high / low, SHARE * tol, B.shape[-2]),
+    )
+    found = chebyshev_series(
+        action, W, coefficients, low, high, exponent=alpha, tol=SHARE * tol, ws=ws, counted=plan.counted
+    )
+    return checked("chebyshev", found, plan, W, exponent, high / low, name)
 
 
 def cayley_checked(
     S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: SolveWorkspace, seed: int
 ) -> Outcome:
     """The same by the Cayley transform of S `(b, n, n)`, after one factorisation."""
-    alpha, low, W = float(exponent), min(low, high / LEAST_RATIO), _probed(B, ws, seed)
-    coefficients, plan = cayley_series_of(exponent, high / low), _plan("cayley", exponent, high / low, tol, B.shape[-2])
+    alpha, low, W = float(exponent), min(low, high / LEAST_RATIO), probed(B, ws, seed)
+    coefficients = cayley_series_of(exponent, high / low)
+    plan = plan_of("cayley", exponent, high / low, SHARE * tol, B.shape[-2])
     found = cayley_series(S, W, coefficients, low, high, exponent=alpha, tol=SHARE * tol, ws=ws, counted=plan.counted)
-    return _checked("cayley", found, plan, W, exponent, high / low)
+    return checked("cayley", found, plan, W, exponent, high / low)
 
 
-def _probed(B: Tensor, ws: SolveWorkspace, seed: int, rows: bool = False) -> Tensor:
+def probed(B: Tensor, ws: SolveWorkspace, seed: int, rows: bool = False) -> Tensor:
     """[B, V] `(b, n, k + 16)`, stored as products with it are fastest, or row by row."""
     b, n, k = B.shape
     V, rows = ws.hold(_completeness.normal_numbers(n, B.device, seed, B.dtype)), rows or b == 1
@@ -106,31 +113,50 @@ def _probed(B: Tensor, ws: SolveWorkspace, seed: int, rows: bool = False) -> Ten
     return W
 
 
-def _checked(
+def checked(
     strategy: str, found: SeriesResult, plan: Plan, W: Tensor, exponent: Fraction, kappa: float, name: str = ""
 ) -> Outcome:
-    """Of the columns of B."""
-    outcome = series_outcome(strategy, found, W, exponent, kappa, name)
+    """Of the columns of B, with an infinite error where the last block of the probes is above the limit."""
+    outcome = of_columns(strategy, found, W, exponent, kappa, name)
     assert found.probed is not None and outcome.error is not None
-    outcome.Z = found.Z[..., :-PROBES]
     outcome.error = torch.where(found.probed <= plan.limit, outcome.error, math.inf)
     return outcome
 
 
+def of_columns(
+    strategy: str, found: SeriesResult, W: Tensor, exponent: Fraction, kappa: float, name: str = ""
+) -> Outcome:
+    """Of the columns of B, without the probes.
+
+    What is rounded on the way is an error in all directions: relative to ‖B‖·‖f(A)·V‖/‖V‖ it is what was measured for
+    random B, and of a B that f(A) leaves small, as one of the top eigenvectors, so many times more of Z.
+    """
+    outcome = series_outcome(strategy, found, W, exponent, kappa, name, _spread(found.Z, W))
+    outcome.Z = found.Z[..., :-PROBES]
+    return outcome
+
+
+def _spread(Z: Tensor, W: Tensor) -> Tensor:
+    """‖B‖/‖Z‖·‖f(A)·V‖/‖V‖ `(b,)` float64, 1 at least."""
+    (z, v), (b, x) = ([norm(part) for part in (M[..., :-PROBES], M[..., -PROBES:])] for M in (Z, W))
+    return torch.where(z > 0, b * v / (z * x), 1.0).clamp_min_(1.0)
+
+
 @lru_cache(maxsize=256)
-def _plan(strategy: str, exponent: Fraction, kappa: float, tol: float, n: int) -> Plan:
-    """The fewest terms that let the probes tell one eigenvalue that is missed from n that are not, or all there are."""
+def plan_of(strategy: str, exponent: Fraction, kappa: float, share: float, n: int) -> Plan:
+    """The fewest terms that let the probes tell one eigenvalue of which the sum misses `share` from n of which it does
+    not, or all there are."""
     cayley, alpha = strategy == "cayley", float(exponent)
     c = np.asarray((cayley_series_of if cayley else chebyshev_series_of)(exponent, kappa))
     truth, end = _in_cayley(alpha, kappa) if cayley else _in_place(alpha, kappa)
     block, least = Counted(0).blocks(len(c), BLOCKS[strategy])
-    enough = len(without_tail(tuple(c.tolist()), SHARE * tol * (kappa ** (alpha / 2) if cayley else 1.0)))
+    enough = len(without_tail(tuple(c.tolist()), share * (kappa ** (alpha / 2) if cayley else 1.0)))
     below, above = max(least, enough) // block - 1, max(least // block, (len(c) - 1) // block)
 
     def weights(blocks: int) -> tuple[float, float]:
         """(a tenth of what one that is missed contributes at least, what all that are not contribute at most)."""
         count = blocks * block
-        places = [_place(c[: count + 1], truth, sign * end, SHARE * tol) for sign in (-1.0, 1.0)]
+        places = [_place(c[: count + 1], truth, sign * end, share) for sign in (-1.0, 1.0)]
         part = np.where(np.arange(count + 1) > count - block, c[: count + 1], 0.0)
         return LIMIT * min(_outside(part, x) ** 2 for x in places), n * float(np.abs(part).sum()) ** 2
 
