@@ -8,7 +8,7 @@ import torch
 from iroot_solve import SolveWorkspace, Status, solve_gram_spd, solve_spd
 from iroot_solve._completeness import LIMIT, PROBES
 from iroot_solve._sums import SHARE, cayley_series_of, chebyshev_series_of
-from iroot_solve._sums_checked import INSIDE, _plan
+from iroot_solve._sums_checked import INSIDE, plan_of
 from numpy.polynomial.chebyshev import chebval
 
 LATER = {"verify": "deferred", "on_failure": "nan"}
@@ -177,7 +177,7 @@ def test_a_gram_matrix(rhs, truth, distance):
 def test_the_plan_tells_one_that_is_missed_from_all_that_are_not(strategy, exponent, kappa, tol, n):
     """On a grid of eigenvalues: what misses SHARE·tol, over or below, is above ten times the limit; n in [l, u] are
     below a tenth of it."""
-    plan, alpha, root = _plan(strategy, exponent, kappa, tol, n), float(exponent), kappa**0.5
+    plan, alpha, root = plan_of(strategy, exponent, kappa, SHARE * tol, n), float(exponent), kappa**0.5
     block = 4 if strategy == "cayley" else 8
     c = np.array((cayley_series_of if strategy == "cayley" else chebyshev_series_of)(exponent, kappa))
     y = np.concatenate((np.geomspace(1e-12, 1, 4001), np.geomspace(1, 1 + 20 / kappa, 2001)))

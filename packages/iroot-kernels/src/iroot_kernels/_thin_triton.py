@@ -22,9 +22,12 @@ def _stored(planes, value, at, size, STORED: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "columns"])
 def split(
-    A, planes, scale, rows, columns, R, C, STORED: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr
+    A, planes, scale, rows, columns, between, stride, R, C, STORED: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr
 ):  # fmt: skip
-    """A `(b, rows, columns)` float32, times `scale`, as planes `(b, STORED, R, C)`, zero beyond A."""
+    """A `(b, rows, columns)` float32, times `scale`, as planes `(b, STORED, R, C)`, zero beyond A.
+
+    Numbers of a row lie side by side; `between` and `stride` are from matrix to matrix and from row to row.
+    """
     tiles = (R // BR) * (C // BC)
     tile, matrix = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     r = (tile // (C // BC) * BR + tl.arange(0, BR))[:, None].to(tl.int64)
