@@ -49,7 +49,7 @@ def _terms(A, V, count, factors):
 
 def _run(A, V, factors, device, coarse=None):
     alpha, beta, gamma, weights = factors
-    here, ws = V.float().to(device), _Poisoned()
+    here, ws = V.float().to(device, copy=True), _Poisoned()
     before, part = torch.zeros_like(here), torch.zeros_like(here)
     recurrence = PlaneMatrix.of(A.to(device), ws).recurrence(here, coarse)
     for weight in weights:
@@ -63,7 +63,8 @@ FACTORS = (2.0, -0.25, -1.0, (0.5, -0.3, 0.7, 0.1))
 
 @quiet
 @pytest.mark.parametrize(
-    ("batch", "n", "k"), [(1, 65, 3), (2, 40, 17), pytest.param(1, 200, 80, marks=pytest.mark.slow), (1, 128, 130)]
+    ("batch", "n", "k"),
+    [(1, 65, 3), (2, 40, 17), (2, 40, 80), pytest.param(1, 300, 90, marks=pytest.mark.slow), (1, 128, 130)],
 )
 def test_it_is_the_recurrence(device, batch, n, k):
     """To the rounding of two planes, whatever the padding; the sum as well."""

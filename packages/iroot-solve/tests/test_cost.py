@@ -17,14 +17,16 @@ def test_measured_sizes_are_reproduced(operation, batch, rows):
 
 def test_log_log_between_sizes():
     table = [1.0, 8.0, 64.0]
-    assert _cost._interpolate([16, 32, 64], table, 24) == pytest.approx(1.5**3)
-    assert _cost._interpolate([16, 32, 64], table, 45) == pytest.approx((45 / 16) ** 3)
+    assert _cost._interpolate([16, 32, 64], table, 24, 3) == pytest.approx(1.5**3)
+    assert _cost._interpolate([16, 32, 64], table, 45, 3) == pytest.approx((45 / 16) ** 3)
 
 
 def test_beyond_the_table():
-    assert _cost._interpolate([16, 32], [1.0, 2.0], 64) == pytest.approx(16.0)  # cubic
-    assert _cost._interpolate([16, 32], [1.0, 2.0], 4) == 1.0  # calls cost what they cost
+    assert _cost._interpolate([16, 32], [1.0, 2.0], 64, 3) == pytest.approx(16.0)
+    assert _cost._interpolate([16, 32], [1.0, 2.0], 4, 3) == 1.0  # calls cost what they cost
     assert _cost.milliseconds("mm32", 8 * SIZES[-1]) == pytest.approx(512 * _cost.milliseconds("mm32", SIZES[-1]))
+    for reading in ("skinny32", "pass64"):
+        assert _cost.milliseconds(reading, 8 * SIZES[-1]) == pytest.approx(64 * _cost.milliseconds(reading, SIZES[-1]))
 
 
 @pytest.mark.parametrize("n", [16, 100, 1000])
@@ -62,7 +64,7 @@ def test_the_calibration_measures_every_operation(monkeypatch):
 def test_the_table_of_a_gpu_ships(monkeypatch, tmp_path):
     """A calibration of this user's CPU says nothing of it."""
     shipped = _cost.table("cuda")
-    own = {*_cost.table()["single"], "symmetric32", "coarse32", "substitution32", "substitution64"}
+    own = {*_cost.table()["single"], "symmetric32", "coarse32", "thin32", "substitution32", "substitution64"}
     assert set(shipped["single"]) == set(shipped["batched"]) == own
     assert _cost.milliseconds("symmetric32", 2048, 1, "cuda") < _cost.milliseconds("mm32", 2048, 1, "cuda")
     assert _cost.milliseconds("coarse32", 2048, 1, "cuda") < _cost.milliseconds("symmetric32", 2048, 1, "cuda")

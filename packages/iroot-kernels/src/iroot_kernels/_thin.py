@@ -129,15 +129,17 @@ class PlaneRecurrence:
     def __init__(self, matrix: PlaneMatrix, V: Tensor, coarse: int | None) -> None:
         (b, stored, N), k = matrix.planes.shape[:3], V.shape[-1]
         self.matrix, self.coarse, self.terms = matrix, coarse, 0
-        self.block = min(max(1 << (k - 1).bit_length(), LEAST_COLUMNS), MOST_COLUMNS)
-        K = _padded(k, self.block)
+        self.block, self.more = _blocks(k)
+        K = _padded(k - self.more, self.block) + self.more
         if 2 * b * stored * N > MOST or N * K > MOST:
             raise ValueError(f"V has shape {tuple(V.shape)}: this many columns are for several calls")
         self.planes = matrix.ws.buffer(f"columns planes {K}", (2, b, stored, N, K), PLANE, V.device)
         self.scale = 2.0 ** (TOP_COLUMNS - math.ceil(math.log2(N) / 2))
         _split(V, self.planes[0], self.scale)
-        self.depth, self.stages = NARROW if self.block <= TILE else WIDE
-        self._rows = _described(matrix.planes, TILE, self.depth), _described(self.planes, self.depth, self.block)
+        self.depth, self.stages = NARROW if self.block + self.more <= TILE else WIDE
+        widths = self.block, self.more or self.block
+        described = [_described(self.planes, self.depth, width) for width in widths]
+        self._rows = _described(matrix.planes, TILE, self.depth), *described
 
     def term(
         self, here: Tensor, before: Tensor, part: Tensor, alpha: float, beta: float, gamma: float, weight: float
@@ -159,14 +161,21 @@ class PlaneRecurrence:
         first, overlap = self.terms % 2 * b * stored * N, here.is_cuda
         numbers = (alpha / (2.0**TOP * self.scale), beta, gamma, weight, self.scale)
         with current(here.device):
-            kernels.term[(b * (N // TILE) * (K // self.block),)](
+            kernels.term[(b * (N // TILE) * ((K - self.more) // self.block),)](
                 *(*self._rows, here, before, part, self.planes, first, *numbers, n, k, b, N, K),
-                *(stored, read, TILE, self.block, self.depth, overlap),
+                *(stored, read, TILE, self.block, self.more, self.depth, overlap),
                 num_warps=4,
                 num_stages=self.stages,
                 launch_pdl=overlap,
             )
         self.terms += 1
+
+
+def _blocks(k: int) -> tuple[int, int]:
+    """Columns of a program: a power of two, and so many more where one more alone would be twice as many."""
+    if TILE < k <= 3 * TILE // 2:
+        return TILE, max(1 << (k - TILE - 1).bit_length(), LEAST_COLUMNS)
+    return min(max(1 << (k - 1).bit_length(), LEAST_COLUMNS), MOST_COLUMNS), 0
 
 
 def _described(planes: Tensor, rows: int, columns: int) -> Any:
@@ -181,7 +190,7 @@ def _split(A: Tensor, planes: Tensor, scale: float) -> None:
     from iroot_kernels import _thin_triton as kernels
 
     (b, rows, columns), (stored, R, C) = A.shape, planes.shape[-3:]
-    block = min(TILE, C)
+    block = min(TILE, C & -C)  # a power of two that divides C
     with current(A.device):
         kernels.split[(b * (R // TILE) * (C // block),)](
             *(A, planes, scale, rows, columns, *A.stride()[:2], R, C, stored, TILE, block), num_warps=4

@@ -38,10 +38,65 @@ def split(
     _stored(planes + matrix * STORED * size, value * scale, r * C + c, size, STORED)
 
 
+@triton.jit
+def _products(S, V, left, right, column, N, READ: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr):
+    """BM rows of S times BC columns of V from `READ` planes of each, whose low ones lie N rows behind the high ones."""
+    P = tl.zeros((BM, BC), dtype=tl.float32)
+    if READ == 2:
+        for r in range(0, N, BK):
+            s0, v0 = S.load([left, r]), V.load([right + r, column])
+            s1, v1 = S.load([left + N, r]), V.load([right + N + r, column])
+            block = tl.dot(s0, v1)
+            block = tl.dot(s1, v0, block)
+            P += tl.dot(s0, v0, block)
+    else:
+        # Two dots to a block, or the sum would be folded into one accumulator.
+        for r in range(0, N, 2 * BK):
+            block = tl.dot(S.load([left, r]), V.load([right + r, column]))
+            P += tl.dot(S.load([left, r + BK]), V.load([right + r + BK, column]), block)
+    return P
+
+
+@triton.jit
+def _more_products(
+    S, V, W, left, right, column, N, READ: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BW: tl.constexpr,
+    BK: tl.constexpr,
+):  # fmt: skip
+    """The same for BW more columns, with what is read of S read once."""
+    P, Q = tl.zeros((BM, BC), dtype=tl.float32), tl.zeros((BM, BW), dtype=tl.float32)
+    if READ == 2:
+        for r in range(0, N, BK):
+            s0, v0, w0 = S.load([left, r]), V.load([right + r, 0]), W.load([right + r, column])
+            s1, v1, w1 = S.load([left + N, r]), V.load([right + N + r, 0]), W.load([right + N + r, column])
+            P += tl.dot(s0, v0, tl.dot(s1, v0, tl.dot(s0, v1)))
+            Q += tl.dot(s0, w0, tl.dot(s1, w0, tl.dot(s0, w1)))
+    else:
+        for r in range(0, N, 2 * BK):
+            s0, s1, far = S.load([left, r]), S.load([left, r + BK]), right + r + BK
+            P += tl.dot(s1, V.load([far, 0]), tl.dot(s0, V.load([right + r, 0])))
+            Q += tl.dot(s1, W.load([far, column]), tl.dot(s0, W.load([right + r, column])))
+    return P, Q
+
+
+@triton.jit
+def _next(
+    P, rows, columns, here, before, part, planes, alpha, beta, gamma, weight, scale, n, k, size, K, STORED: tl.constexpr
+):  # fmt: skip
+    """What a block of products makes of its part of `before`, of `part` and of the planes."""
+    inside = (rows < n) & (columns < k)
+    at = rows * k + columns
+    value = alpha * P + beta * tl.load(here + at, mask=inside, other=0.0)
+    value += gamma * tl.load(before + at, mask=inside, other=0.0)
+    tl.store(before + at, value, mask=inside)
+    tl.store(part + at, tl.load(part + at, mask=inside, other=0.0) + weight * value, mask=inside)
+    _stored(planes, value * scale, rows * K + columns, size, STORED)
+
+
 @triton.jit(do_not_specialize=["first", "n", "k", "batch"])
 def term(
     S,
     V,
+    W,
     here,
     before,
     part,
@@ -61,6 +116,7 @@ def term(
     READ: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
+    BW: tl.constexpr,
     BK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -68,40 +124,27 @@ def term(
 
     `S` describes the planes of all matrices, `(b·STORED·N, N)`, and `V` those of the columns, twice
     `(b·STORED·N, K)`: they are read where `first` is the first row, and written to the others. `here`, `before` and
-    `part` are `(b, n, k)` float32.
+    `part` are `(b, n, k)` float32. A program has BC columns, and with BW > 0 the BW that follow them (`W`), K in all.
     """
-    blocks = K // BC
+    blocks = (K - BW) // BC
     i, which = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     matrix, j = i // (N // BM), i % (N // BM)
     rows = (j * BM + tl.arange(0, BM))[:, None].to(tl.int64)
     columns = (which * BC + tl.arange(0, BC))[None, :]
-    inside = (rows < n) & (columns < k)
     left, right = matrix * STORED * N + j * BM, first + matrix * STORED * N
+    size, at = N.to(tl.int64) * K, matrix.to(tl.int64) * n * k
+    here, before, part = here + at, before + at, part + at
+    planes += (tl.where(first == 0, batch, 0) + matrix).to(tl.int64) * STORED * size
     if OVERLAP:  # until here nothing was read that a launch before has written
         gdc_launch_dependents()
         gdc_wait()
-    P = tl.zeros((BM, BC), dtype=tl.float32)
-    if READ == 2:
-        for r in range(0, N, BK):
-            s0, v0 = S.load([left, r]), V.load([right + r, which * BC])
-            s1, v1 = S.load([left + N, r]), V.load([right + N + r, which * BC])
-            block = tl.dot(s0, v1)
-            block = tl.dot(s1, v0, block)
-            P += tl.dot(s0, v0, block)
+    if BW == 0:
+        P = _products(S, V, left, right, which * BC, N, READ, BM, BC, BK)
     else:
-        # Two dots to a block, or the sum would be folded into one accumulator.
-        for r in range(0, N, 2 * BK):
-            block = tl.dot(S.load([left, r]), V.load([right + r, which * BC]))
-            P += tl.dot(S.load([left, r + BK]), V.load([right + r + BK, which * BC]), block)
-    at = matrix.to(tl.int64) * n * k + rows * k + columns
-    value = alpha * P + beta * tl.load(here + at, mask=inside, other=0.0)
-    value += gamma * tl.load(before + at, mask=inside, other=0.0)
-    tl.store(before + at, value, mask=inside)
-    tl.store(part + at, tl.load(part + at, mask=inside, other=0.0) + weight * value, mask=inside)
-    size = N.to(tl.int64) * K
-    other = batch.to(tl.int64) * STORED * size
-    planes += tl.where(first == 0, other, 0) + matrix.to(tl.int64) * STORED * size
-    _stored(planes, value * scale, rows * K + columns, size, STORED)
+        P, Q = _more_products(S, V, W, left, right, BC, N, READ, BM, BC, BW, BK)
+        more = (BC + tl.arange(0, BW))[None, :]
+        _next(Q, rows, more, here, before, part, planes, alpha, beta, gamma, weight, scale, n, k, size, K, STORED)
+    _next(P, rows, columns, here, before, part, planes, alpha, beta, gamma, weight, scale, n, k, size, K, STORED)
 
 
 @triton.jit(do_not_specialize=["step", "batch"])

@@ -83,8 +83,8 @@ def _symmetric(A: Tensor, name: str) -> tuple[Callable[[], object], int]:
 
 
 def _thin(A: Tensor, B: Tensor) -> tuple[Callable[[], object], int]:
-    """Terms of a recurrence with 64 columns as a graph, and how many of them."""
-    V = B.repeat(1, 1, 4)
+    """Terms of a recurrence with 80 columns as a graph, and how many of them."""
+    V = B.repeat(1, 1, 5)
     U, total = torch.zeros_like(V), torch.zeros_like(V)
     matrix = PlaneMatrix.of(A / A.abs().amax(), Workspace())
 

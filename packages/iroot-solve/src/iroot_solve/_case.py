@@ -36,7 +36,7 @@ from iroot_solve._sums import (
     run_chebyshev,
     stored,
 )
-from iroot_solve._sums_by_planes import by_planes, checked_by_planes, fixed_by_planes
+from iroot_solve._sums_by_planes import Span, by_planes, checked_by_planes, fixed_by_planes
 from iroot_solve._sums_checked import cayley_checked, chebyshev_checked
 from iroot_solve._task import SUMS, Candidate, Task
 
@@ -216,11 +216,13 @@ class Case:
 
     def _by_planes(self, S: Tensor, B: Tensor, low: float, high: float) -> Outcome:
         """The same from planes of A."""
-        p, options = self.problem, self.options
-        settings, seed = (S, B, p.exponent, low, high, p.tol, self.ws), options.seed + COMPLETENESS_SEED
+        options, span = self.options, Span(self.problem.exponent, low, high, self.problem.tol)
+        seed = options.seed + COMPLETENESS_SEED
         if options.deferred:
-            return checked_by_planes(*settings, seed)
-        return fixed_by_planes(*settings) if options.blind else by_planes(*settings, seed, self.kappa)
+            return checked_by_planes(S, B, span, self.ws, seed)
+        if options.blind:
+            return fixed_by_planes(S, B, span, self.ws)
+        return by_planes(S, B, span, self.ws, seed, self.kappa)
 
     def _hybrid(self, candidate: Candidate, low: float, high: float) -> Outcome:
         """A few steps, then corrections with residuals in float64."""

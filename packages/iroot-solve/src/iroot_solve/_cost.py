@@ -87,7 +87,7 @@ def milliseconds(operation: str, n: int, batch: int = 1, device: str = "cpu") ->
     Args:
         operation: mm, eigh, cholesky, skinny (16 columns) or pass, followed by 32 or 64, e.g. `mm32`; on CUDA also
             symmetric32, a product of `SymmetricRoot` in fp16x3 with everything that belongs to it, coarse32, one in
-            fp16, thin32, a term of `PlaneRecurrence` with 64 columns, and substitution, two triangular solves with few
+            fp16, thin32, a term of `PlaneRecurrence` with 80 columns, and substitution, two triangular solves with few
             columns.
         n: Matrix size.
         batch: Number of matrices.

@@ -172,9 +172,10 @@ def series_outcome(
     exponent: Fraction,
     kappa: float,
     name: str = "",
+    more: float = 0.0,
     spread: float | Tensor = 1.0,
 ) -> Outcome:
-    """What the series gave; `spread` is what the prediction of the rounding error is multiplied by."""
+    """What the series gave; the rounding error, as predicted and `more`, is multiplied by `spread`."""
     name = name or ("fp64" if B.dtype is torch.float64 else "fp32")
     products = {"columns": found.terms * B.shape[-1]} | ({"cholesky": B.shape[0]} if strategy == "cayley" else {})
     return Outcome(
@@ -186,5 +187,5 @@ def series_outcome(
         schedule=DirectSchedule(strategy, f"{strategy} in {name}: {found.terms} terms, κ ≈ {kappa:.3g}"),
         steps=found.terms,
         products=products,
-        error=found.error + rounding_error(strategy, name, kappa, exponent) * spread,
+        error=found.error + (rounding_error(strategy, name, kappa, exponent) + more) * spread,
     )

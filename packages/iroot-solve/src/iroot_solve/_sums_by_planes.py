@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from iroot_kernels import Counted, PlaneMatrix, SeriesResult, chebyshev_series
@@ -26,49 +27,89 @@ from iroot_solve._sums_checked import LEAST_RATIO, checked, of_columns, plan_of,
 PLANES = "fp16x3"
 # Of the tolerance: the rest of the sum, and what terms in one plane add; at most.
 SHARE, COARSE_SHARE = 0.1, 0.05
-# What one plane adds to a V_j, over ‖B‖.
-COARSE = 2.0**-10
+# What one plane adds to a V_j, over ‖B‖, and where the effect is looked at.
+COARSE, PLACES = 2.0**-10, 513
 
 
 @lru_cache(maxsize=256)
 def coarse_from(exponent: Fraction, kappa: float, tol: float) -> int:
     """The term from which A may be rounded to one plane of 11 bits.
 
-    An error e of V_j = T_j(X)·B is one of Σ_{i≥j} c_i·U_{i−j}(X)·e in the sum, |U_m| ≤ m + 1. Rounding S and V_{j−1} in
+    An error e of V_j = T_j(X)·B is one of S_j(X)·e in the sum, S_j = Σ_{i≥j} c_i·U_{i−j}. Rounding S and V_{j−1} in
     2·X·V_{j−1}, numbers independently, makes ‖e‖ ≤ COARSE·‖B‖, COARSE = 4·2^-12.3·‖S‖_F/(√n·u) and a little more, in
-    directions that differ from term to term: squares add up. ‖Z‖ ≥ ‖B‖, for x^α ≥ 1 on [1/κ, 1].
+    directions that differ from term to term: squares add up. An e in all directions is at most max |S_j/f| of f(A)·V
+    with V in all directions; how much more of Z that is, random columns show, as for all that is rounded.
     """
-    c = np.abs(chebyshev_series_of(exponent, kappa))
-    weights = np.cumsum(np.cumsum(c[::-1]))[::-1][1:]  # Σ_{i≥j} (i − j + 1)·|c_i| for j = 1, 2, …
-    error = COARSE * np.sqrt(np.cumsum((weights**2)[::-1]))[::-1]
-    return int(np.count_nonzero(error > COARSE_SHARE * tol))
+    c, x = chebyshev_series_of(exponent, kappa), np.cos(np.linspace(0.0, math.pi, PLACES))
+    f = ((1 + 1 / kappa + (1 - 1 / kappa) * x) / 2) ** float(exponent)
+    here, after, total = np.zeros_like(x), np.zeros_like(x), 0.0
+    for j in range(len(c) - 1, 0, -1):
+        here, after = c[j] + 2 * x * here - after, here
+        total += float(np.abs(here / f).max()) ** 2
+        if COARSE * math.sqrt(total) > COARSE_SHARE * tol:
+            return j
+    return 0
 
 
-def coarse_terms(kappa: float, tol: float) -> int:
-    """About as many as `coarse_from` leaves in two planes."""
-    return max(0, math.ceil(math.sqrt(kappa) / 2 * math.log(COARSE * kappa / (4 * COARSE_SHARE * tol))))
+def coarse_terms(exponent: Fraction, kappa: float, tol: float) -> int:
+    """About as many as `coarse_from` leaves in two planes; fitted to it, and right to a tenth for p = 1, 2, 4."""
+    growth = COARSE / (2 * COARSE_SHARE * tol) * abs(float(exponent)) ** 1.8 * kappa**0.65
+    return max(0, math.ceil(math.sqrt(kappa) / 2 * math.log(growth)))
 
 
-def by_planes(
-    S: Tensor,
-    B: Tensor,
-    exponent: Fraction,
-    low: float,
-    high: float,
-    tol: float,
-    ws: SolveWorkspace,
-    seed: int,
-    kappa: float | None = None,
-) -> Outcome:
-    """Z = S^exponent·B, −1 ≤ exponent < 0, with an `error` of its own.
+class Span(NamedTuple):
+    """A^exponent on [low, high], to tol.
+
+    Attributes:
+        exponent: α, −1 ≤ α < 0.
+        low: About the lower end of the spectrum.
+        high: A bound of the upper end.
+        tol: Of the result.
+    """
+
+    exponent: Fraction
+    low: float
+    high: float
+    tol: float
+
+    @property
+    def coarse(self) -> int:
+        """The term from which one plane is read."""
+        return coarse_from(self.exponent, self.high / self.low, self.tol)
+
+    def sum(self, S: Tensor, W: Tensor, ws: SolveWorkspace, counted: Counted | None) -> SeriesResult:
+        """The series for W, B with probes unless `counted` knows of none."""
+        return chebyshev_series(
+            PlaneMatrix.of(S, ws, "series"),
+            W,
+            chebyshev_series_of(self.exponent, self.high / self.low),
+            self.low,
+            self.high,
+            exponent=float(self.exponent),
+            tol=SHARE * self.tol,
+            ws=ws,
+            counted=counted,
+            coarse=self.coarse,
+            probes=PROBES if counted is None else 0,
+        )
+
+    def more(self, terms: int) -> float:
+        """What those in one plane add to the error, at most."""
+        return COARSE_SHARE * self.tol if self.coarse < terms - 1 else 0.0
+
+    def backend(self, terms: int) -> str:
+        """What computed the products of so many terms."""
+        coarse = max(0, terms - 1 - self.coarse)
+        return "triton: products with columns" + (f", one plane in the last {coarse}" if coarse else "")
+
+
+def by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed: int, kappa: float | None = None) -> Outcome:
+    """Z = S^α·B with an `error` of its own.
 
     Args:
         S: `(b, n, n)` float32 with entries of at most 1, on a device with kernels for it.
         B: `(b, n, k)` float32.
-        exponent: α.
-        low: About the lower end of the spectrum.
-        high: A bound of the upper end.
-        tol: Of the result.
+        span: What is asked for.
         ws: Where everything lives.
         seed: Of the random columns.
         kappa: The likely condition number, for the rounding errors; high/low by default.
@@ -76,70 +117,31 @@ def by_planes(
     Returns:
         The outcome. Cost: for every term S in planes is read once; one synchronisation every eight.
     """
-    low, W = max(low, high / MOST_KAPPA["chebyshev"]), probed(B, ws, seed, True)
-    found = _sum(S, W, exponent, low, high, tol, ws, None)
-    outcome = of_columns("chebyshev", found, W, exponent, kappa or high / low, PLANES)
-    return _with_coarse(outcome, exponent, high / low, tol)
+    span = span._replace(low=max(span.low, span.high / MOST_KAPPA["chebyshev"]))
+    W = probed(B, ws, seed, True)
+    found = span.sum(S, W, ws, None)
+    kappa, more = kappa or span.high / span.low, span.more(found.terms)
+    outcome = of_columns("chebyshev", found, W, span.exponent, kappa, PLANES, more)
+    outcome.backend = span.backend(found.terms)
+    return outcome
 
 
-def checked_by_planes(
-    S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: SolveWorkspace, seed: int
-) -> Outcome:
+def checked_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed: int) -> Outcome:
     """The same of as many terms as a promise needs, nothing read; see `_sums_checked`."""
-    low, W = min(low, high / LEAST_RATIO), probed(B, ws, seed, True)
-    plan = plan_of("chebyshev", exponent, high / low, SHARE * tol, B.shape[-2])
-    found = _sum(S, W, exponent, low, high, tol, ws, plan.counted)
-    return _with_coarse(checked("chebyshev", found, plan, W, exponent, high / low, PLANES), exponent, high / low, tol)
+    span = span._replace(low=min(span.low, span.high / LEAST_RATIO))
+    W, kappa = probed(B, ws, seed, True), span.high / span.low
+    plan = plan_of("chebyshev", span.exponent, kappa, SHARE * span.tol, B.shape[-2])
+    found = span.sum(S, W, ws, plan.counted)
+    outcome = checked("chebyshev", found, plan, W, span.exponent, kappa, PLANES, span.more(found.terms))
+    outcome.backend = span.backend(found.terms)
+    return outcome
 
 
-def fixed_by_planes(
-    S: Tensor, B: Tensor, exponent: Fraction, low: float, high: float, tol: float, ws: SolveWorkspace
-) -> Outcome:
+def fixed_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace) -> Outcome:
     """The same without an error: as many terms as [low, high] needs."""
-    terms = without_tail(chebyshev_series_of(exponent, high / low), SHARE * tol)
-    found = _sum(S, B.contiguous(), exponent, low, high, tol, ws, Counted(len(terms)))
-    outcome = series_outcome("chebyshev", found, B, exponent, high / low, PLANES)
-    outcome.error = None
-    return _with_backend(outcome, coarse_from(exponent, high / low, tol))
-
-
-def _sum(
-    S: Tensor,
-    W: Tensor,
-    exponent: Fraction,
-    low: float,
-    high: float,
-    tol: float,
-    ws: SolveWorkspace,
-    counted: Counted | None,
-) -> SeriesResult:
-    terms, kappa = chebyshev_series_of(exponent, high / low), high / low
-    return chebyshev_series(
-        PlaneMatrix.of(S, ws, "series"),
-        W,
-        terms,
-        low,
-        high,
-        exponent=float(exponent),
-        tol=SHARE * tol,
-        ws=ws,
-        counted=counted,
-        coarse=coarse_from(exponent, kappa, tol),
-        probes=PROBES if counted is None else 0,
-    )
-
-
-def _with_coarse(outcome: Outcome, exponent: Fraction, kappa: float, tol: float) -> Outcome:
-    """What terms in one plane may have added is part of the error."""
-    fine = coarse_from(exponent, kappa, tol)
-    if fine < outcome.steps:
-        assert outcome.error is not None
-        outcome.error = outcome.error + COARSE_SHARE * tol
-    return _with_backend(outcome, fine)
-
-
-def _with_backend(outcome: Outcome, fine: int) -> Outcome:
-    """What computed the products."""
-    coarse = max(0, outcome.steps - 1 - fine)
-    outcome.backend = "triton: products with columns" + (f", one plane in the last {coarse} terms" if coarse else "")
+    kappa = span.high / span.low
+    terms = without_tail(chebyshev_series_of(span.exponent, kappa), SHARE * span.tol)
+    found = span.sum(S, B.contiguous(), ws, Counted(len(terms)))
+    outcome = series_outcome("chebyshev", found, B, span.exponent, kappa, PLANES)
+    outcome.error, outcome.backend = None, span.backend(found.terms)
     return outcome

@@ -114,24 +114,31 @@ def probed(B: Tensor, ws: SolveWorkspace, seed: int, rows: bool = False) -> Tens
 
 
 def checked(
-    strategy: str, found: SeriesResult, plan: Plan, W: Tensor, exponent: Fraction, kappa: float, name: str = ""
+    strategy: str,
+    found: SeriesResult,
+    plan: Plan,
+    W: Tensor,
+    exponent: Fraction,
+    kappa: float,
+    name: str = "",
+    more: float = 0.0,
 ) -> Outcome:
     """Of the columns of B, with an infinite error where the last block of the probes is above the limit."""
-    outcome = of_columns(strategy, found, W, exponent, kappa, name)
+    outcome = of_columns(strategy, found, W, exponent, kappa, name, more)
     assert found.probed is not None and outcome.error is not None
     outcome.error = torch.where(found.probed <= plan.limit, outcome.error, math.inf)
     return outcome
 
 
 def of_columns(
-    strategy: str, found: SeriesResult, W: Tensor, exponent: Fraction, kappa: float, name: str = ""
+    strategy: str, found: SeriesResult, W: Tensor, exponent: Fraction, kappa: float, name: str = "", more: float = 0.0
 ) -> Outcome:
-    """Of the columns of B, without the probes.
+    """Of the columns of B, without the probes; `more` is rounded besides what is predicted.
 
     What is rounded on the way is an error in all directions: relative to ‖B‖·‖f(A)·V‖/‖V‖ it is what was measured for
     random B, and of a B that f(A) leaves small, as one of the top eigenvectors, so many times more of Z.
     """
-    outcome = series_outcome(strategy, found, W, exponent, kappa, name, _spread(found.Z, W))
+    outcome = series_outcome(strategy, found, W, exponent, kappa, name, more, _spread(found.Z, W))
     outcome.Z = found.Z[..., :-PROBES]
     return outcome
 
