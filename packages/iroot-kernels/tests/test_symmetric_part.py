@@ -30,14 +30,14 @@ def launches(monkeypatch):
         pytest.skip("needs triton, and no CUDA device")
     from iroot_kernels import _symmetric_part_triton as kernels
 
-    grids, kernel = [], kernels.part
+    grids, kernel = [], kernels.symmetric_part
 
     class Recorder:
         def __getitem__(self, grid):
             grids.append(*grid)
             return kernel[grid]
 
-    monkeypatch.setattr(kernels, "part", Recorder())
+    monkeypatch.setattr(kernels, "symmetric_part", Recorder())
     monkeypatch.setattr(_symmetric_part, "symmetric_products", lambda device: True)
     return grids
 

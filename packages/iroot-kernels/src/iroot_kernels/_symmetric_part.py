@@ -124,7 +124,7 @@ def _launched(
 
     b, n = A.shape[:2]
     sums = ws.buffer("part sums", (2, b, cut.tiles), torch.float64, A.device) if norms else S
-    kernels.part[(b * cut.tiles,)](
+    kernels.symmetric_part[(b * cut.tiles,)](
         *(A, factor, S, sums, n, *A.stride(), factor.stride(0)),
         *(norms, small, cut.size),
         num_warps=cut.warps,

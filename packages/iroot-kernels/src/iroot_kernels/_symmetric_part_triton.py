@@ -22,7 +22,7 @@ def _squares(X, WIDE: tl.constexpr):
 
 
 @triton.jit
-def part(
+def symmetric_part(
     A,
     factor,
     S,

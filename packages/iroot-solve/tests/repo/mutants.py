@@ -236,8 +236,8 @@ MUTANTS = (
     Mutant(
         "mirror",
         f"{KERNELS_SRC}/_symmetric_part_triton.py",
-        "tl.store(upper + within",
-        "tl.store(lower + within",
+        "if i != j:\n        tl.store",
+        "if n < 0:\n        tl.store",
         (PART,),
     ),
     Mutant("norm", f"{KERNELS_SRC}/_symmetric_part_triton.py", "skew *= 2.0", "skew *= 1.0", (PART,)),
