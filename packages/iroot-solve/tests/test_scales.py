@@ -7,7 +7,6 @@ import pytest
 import torch
 from iroot_solve._problem import read_problem
 from iroot_solve._scales import Scales
-from iroot_solve._transpose import plus_transpose
 
 EXPONENTS = [Fraction(-1, p) for p in (1, 2, 3, 4, 8, 16)] + [Fraction(-2, 3), Fraction(-3), Fraction(1, 2)]
 RANGE = {
@@ -65,10 +64,3 @@ def test_what_is_not_finite_is_seen(spd):
     A[0, 1, 2], A[1, 2, 2] = torch.nan, torch.inf
     scales = Scales(read_problem(A, None, p_val=2, exponent=None, tol=None), None)
     assert scales.size.isfinite().tolist() == [False, False, True]
-
-
-@pytest.mark.parametrize(("batch", "n"), [(1, 7), (3, 7), (1, 1030)])
-def test_a_matrix_plus_its_transpose(batch, n, rhs):
-    """Large single matrices go another way; on numbers that are not symmetric, so that a missing transpose shows."""
-    T = rhs(batch, n, n)
-    assert torch.equal(plus_transpose(T, torch.empty_like(T)), T + T.mT)

@@ -10,6 +10,7 @@ from iroot_kernels._coupled import CoupledIteration
 from iroot_kernels._golub_kahan import golub_kahan_apply
 from iroot_kernels._krylov import LanczosResult
 from iroot_kernels._lanczos import lanczos_apply
+from iroot_kernels._norms import frobenius_norms
 from iroot_kernels._polynomial import Polynomial, apply_polynomial, increment
 from iroot_kernels._precision import PRECISIONS, Precision, precision
 from iroot_kernels._products import Products
@@ -23,9 +24,11 @@ from iroot_kernels._rank_k import symmetric_rank_k
 from iroot_kernels._series import Counted, SeriesResult, cayley_series, chebyshev_series
 from iroot_kernels._small_root import SmallResult, SmallRoot, small_matrices, small_roots
 from iroot_kernels._symmetric import SYMMETRIC_DEGREES, has_form
+from iroot_kernels._symmetric_part import scaled_symmetric_part
 from iroot_kernels._symmetric_root import SymmetricRoot
 from iroot_kernels._thin import PlaneMatrix, PlaneRecurrence
 from iroot_kernels._tiling import Tiling, symmetric_products, tiling
+from iroot_kernels._transpose import plus_transpose
 from iroot_kernels._triple import TripleIteration
 from iroot_kernels._uncoupled import UncoupledIteration
 from iroot_kernels._workspace import Workspace
@@ -59,6 +62,7 @@ __all__ = [
     "chebyshev_apply",
     "chebyshev_series",
     "cholesky_inverse",
+    "frobenius_norms",
     "golub_kahan_apply",
     "has_form",
     "increment",
@@ -67,8 +71,10 @@ __all__ = [
     "inverse_solve_pe_quadratic_coupled",
     "lanczos_apply",
     "multiplication",
+    "plus_transpose",
     "precision",
     "quadratics",
+    "scaled_symmetric_part",
     "small_matrices",
     "small_roots",
     "symmetric_products",

@@ -6,14 +6,13 @@ from fractions import Fraction
 from functools import lru_cache, partial
 
 import torch
-from iroot_kernels import Workspace
+from iroot_kernels import Workspace, plus_transpose
 from torch import Tensor
 
 from iroot_solve._certificate import Matrix, Root, judging_dtype, times_power
 from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 from iroot_solve._thin import thin
-from iroot_solve._transpose import plus_transpose
 
 
 def run_eigh(S: Tensor, B: Tensor | None, exponent: Fraction, ws: Workspace, cut: float | None = None) -> Outcome:

@@ -18,6 +18,7 @@ from iroot_kernels import (
     Workspace,
     apply_polynomial,
     has_form,
+    plus_transpose,
 )
 from iroot_precond import ritz_extremes
 from torch import Tensor
@@ -30,7 +31,6 @@ from iroot_solve._outcome import Outcome
 from iroot_solve._result import DirectSchedule
 from iroot_solve._scales import norm
 from iroot_solve._thin import thin
-from iroot_solve._transpose import plus_transpose
 
 RESUME_STEPS = 12
 COARSE_ROUNDOFF = 2.0**-11

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from iroot_kernels import PlaneMatrix
+from iroot_kernels import PlaneMatrix, scaled_symmetric_part
 from iroot_precond import (
     Congruence,
     aol_scaling,
@@ -35,7 +35,6 @@ from iroot_solve._gram_matrix import GramMatrix
 from iroot_solve._problem import Gram, Problem
 from iroot_solve._result import SolveWorkspace
 from iroot_solve._scales import Scales, norm
-from iroot_solve._transpose import plus_transpose
 
 # From this size on row sums are too loose, and a few Lanczos steps bound λmax better.
 TOP_SIZE, TOP_STEPS = 128, 4
@@ -114,6 +113,7 @@ class ScaledMatrix:
         self.symmetric = False
         self._built: dict[torch.dtype, Tensor] = {}
         self._blank: Tensor | None = None
+        self._wide_unit: Tensor | None = None
         self.applied = config.mode in CONGRUENCES and problem.exponent == -1
         ridge = damping.amount(problem) if damping else None
         self.scales = Scales(problem, ridge)
@@ -159,14 +159,13 @@ class ScaledMatrix:
         A, first = self.problem.A, not self._built
         half, unit = self.scales.half(dtype), self._unit(dtype)
         half = half if unit is None else half * unit
-        T = torch.mul(A, half, out=self.ws.buffer(f"T {dtype}", A.shape, dtype, A.device))
-        S = plus_transpose(T, self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device))
-        if first:
-            small = self.problem.exponent.denominator > MOST_SQUARED
-            size = norm(T, small)
+        small = self.problem.exponent.denominator > MOST_SQUARED
+        out = self.ws.buffer(f"S {dtype}", A.shape, dtype, A.device)
+        S, norms = scaled_symmetric_part(A, half, norms=first, small=small, out=out, workspace=self.ws)
+        if norms is not None:
+            size, skew = norms
             self.upper = size * (2 * inflation(A.shape[-1], dtype))
-            # T − S/2 = (T − Tᵀ)/2, and a zero matrix is symmetric.
-            self.defect = norm(T.sub_(S, alpha=0.5), small).mul_(2).div_(size.clamp_min(1e-300))
+            self.defect = skew.div_(size.clamp_min(1e-300))  # a zero matrix is symmetric
         if self.damping:
             ridge = self.ridge * power_of_two(-self.scales.exponent, torch.float64)  # `shift` is still to come
             ridge = ridge if unit is None else ridge * unit[:, 0, 0]
@@ -291,6 +290,7 @@ class ScaledMatrix:
         self.upper, self.shift = torch.frexp(self.upper)
         if wholly:
             self.stretch = torch.where(self.upper > 0, self.upper, 1.0)
+            self._wide_unit = torch.ldexp(self.stretch.reciprocal(), -self.shift)[:, None, None]
         for dtype, S in self._built.items():
             unit = self._unit(dtype)
             S = scale_by_power_of_two(S, self.shift, out=S) if unit is None else S.mul_(unit)
@@ -299,9 +299,7 @@ class ScaledMatrix:
 
     def _unit(self, dtype: torch.dtype) -> Tensor | None:
         """2^-shift/stretch `(b, 1, 1)`; `None` without a stretch, where a power of two may be beyond `dtype`."""
-        if self.stretch is None or self.shift is None:
-            return None
-        return torch.ldexp(1 / self.stretch, -self.shift).to(dtype)[:, None, None]
+        return None if self._wide_unit is None else self._wide_unit.to(dtype)
 
     def undo_normalised(self, Z: Tensor) -> Tensor:
         """Z in the units that A_s had before it was normalised, in place."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from iroot_kernels import precision
+from iroot_kernels import plus_transpose, precision
 from iroot_precond import inflation
 from torch import Tensor
 
@@ -34,7 +34,7 @@ from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._scales import lost, magnitude, norm
 from iroot_solve._spectrum import first_candidate, looking_pays, symmetry_limit
 from iroot_solve._task import Task
-from iroot_solve._transpose import is_symmetric, plus_transpose
+from iroot_solve._transpose import is_symmetric
 from iroot_solve._verdict import suspicious
 
 # Norms between 1/ORDINARY and ORDINARY: in float32 no square of A, B or a product of the two leaves the range.

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+from iroot_kernels import frobenius_norms
 from iroot_precond import ldexp, power_of_two
 from torch import Tensor
 
@@ -19,16 +20,8 @@ from iroot_solve._problem import Problem
 LARGEST_EXPONENT = {torch.float32: 125, torch.float64: 1021}
 
 
-def norm(V: Tensor, small: bool = False) -> Tensor:
-    """Frobenius norms `(b,)`, float64: of the norms of the rows, which are fast to take and lose n·u at most.
-
-    Rows are what lies together in memory: along the other dimension a CPU reads a cache line for every number. With
-    `small` squares of all numbers may be below V's dtype.
-    """
-    held = V.mT if V.stride(-1) > V.stride(-2) else V
-    rows = torch.linalg.vector_norm(held, dim=-1, dtype=torch.float64 if small else None)
-    found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
-    return found
+# As it is called all over this package.
+norm = frobenius_norms
 
 
 def unit(V: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,20 +76,22 @@ class Scales:
         sizes = damped.unsqueeze(0) if self.right is None else torch.stack((damped, self.right))
         limit = max(LARGEST_EXPONENT[self.storage] - alpha.denominator + 1, 0)
         exponents = torch.frexp(sizes).exponent.clamp_(-limit, limit).unbind(0)
-        m = exponents[0]
+        m = self.exponent = exponents[0]
         if alpha.denominator > 1:  # ⌈e/s⌉
             m = torch.div(m + (alpha.denominator - 1), alpha.denominator, rounding_mode="floor")
-        self.exponent = m * alpha.denominator
+            self.exponent = m * alpha.denominator
         powers = [-1 - self.exponent]
         if shift is not None:
             self.exponent = self.exponent + shift
             m = m + torch.div(shift, alpha.denominator, rounding_mode="floor")
-        self.undo = m * alpha.numerator
+        if self.right is None:
+            self.undo = m * alpha.numerator
+        else:
+            self.undo = torch.add(exponents[1], m, alpha=alpha.numerator)
         if gram is not None and gram.dual:
             self.undo = self.undo + gram.exponent
         powers.append(self.undo)
         if self.right is not None:
-            self.undo = powers[1] = self.undo + exponents[1]
             powers.append(-exponents[1])
         self._powers = torch.stack(powers)
         self._made: dict[torch.dtype, tuple[Tensor, ...]] = {}

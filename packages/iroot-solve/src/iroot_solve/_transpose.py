@@ -1,33 +1,13 @@
-"""T + Tᵀ, which is as expensive as a few passes over memory if it is done in the right order."""
+"""Whether A = Aᵀ, tile by tile: a column of a tile stays in the cache until its neighbours are read."""
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement, product
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 
 TILE = 256
-
-
-def plus_transpose(T: Tensor, out: Tensor) -> Tensor:
-    """T + Tᵀ. A large matrix on a CPU tile by tile: a column of a tile stays in the cache until its neighbours are
-    read, twice as fast at n = 2048.
-
-    Args:
-        T: `(b, n, n)`.
-        out: Of the same shape; not T.
-
-    Returns:
-        `out`.
-    """
-    if T.device.type != "cpu" or T.shape[-1] < 2 * TILE:
-        return torch.add(T, T.mT, out=out)
-    ends = range(0, T.shape[-1], TILE)
-    for i, j in product(ends, ends):
-        rows, columns = slice(i, i + TILE), slice(j, j + TILE)
-        torch.add(T[:, rows, columns], T[:, columns, rows].mT, out=out[:, rows, columns])
-    return out
 
 
 def is_symmetric(A: Tensor) -> bool:

@@ -38,15 +38,16 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-GRAM, REUSE, CERTIFICATE, SCALES, HYBRID = (
-    f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram", "reuse", "certificate", "scales", "hybrid")
+GRAM, REUSE, CERTIFICATE, HYBRID = (
+    f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram", "reuse", "certificate", "hybrid")
 )
 CAPTURE, COMPLETENESS, DEFERRED, REPEATS = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("capture", "completeness", "deferred", "repeats")
 )
 GRAM_ROUNDED, SUMS_CHECKED = (f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram_rounded", "sums_checked"))
 POWERS = "packages/iroot-solve/tests/test_powers.py"
-PLAIN, SYMMETRIC = "packages/iroot-solve/tests/test_plain.py", "packages/iroot-kernels/tests/test_symmetric.py"
+PLAIN = "packages/iroot-solve/tests/test_plain.py"
+SYMMETRIC, PART = (f"packages/iroot-kernels/tests/test_{name}.py" for name in ("symmetric", "symmetric_part"))
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
 COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
 SOLVE_SRC = "packages/iroot-solve/src/iroot_solve"
@@ -116,7 +117,9 @@ MUTANTS = (
         "estimate", f"{SOLVE_SRC}/_certificate.py", "error = residual + rest", "error = residual / s + rest", (POWERS,)
     ),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "m * alpha.numerator", "m * -alpha.numerator", (SOLVE,)),
-    Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + exponents[1]", "self.undo - exponents[1]", (SOLVE,)),
+    Mutant(
+        "undo factor", f"{SOLVE_SRC}/_scales.py", "torch.add(exponents[1], m", "torch.sub(exponents[1], m", (SOLVE,)
+    ),
     Mutant("undo factor", f"{SOLVE_SRC}/_matrix.py", "torch.exp2(self.shift", "torch.exp2(-self.shift", (SOLVE,)),
     Mutant("update term", f"{KERNELS_SRC}/_coupled.py", "C=self.Y, beta=a_i", "C=self.Y, beta=1.0", (KERNELS,)),
     Mutant(
@@ -166,8 +169,8 @@ MUTANTS = (
     Mutant(
         "bound",
         f"{SOLVE_SRC}/_matrix.py",
-        "(1 / self.stretch, -self.shift)",
-        "(self.stretch, -self.shift)",
+        "self.stretch.reciprocal(), -self.shift",
+        "self.stretch, -self.shift",
         (DEFERRED,),
     ),
     Mutant(
@@ -226,7 +229,20 @@ MUTANTS = (
         (CERTIFICATE,),
     ),
     Mutant("certificate", f"{SOLVE_SRC}/_certificate.py", "CHANCE_SIZE = 64", "CHANCE_SIZE = 1", (CERTIFICATE,)),
-    Mutant("update term", f"{SOLVE_SRC}/_transpose.py", "T[:, columns, rows].mT", "T[:, rows, columns].mT", (SCALES,)),
+    Mutant("update term", f"{KERNELS_SRC}/_transpose.py", "T[:, columns, rows].mT", "T[:, rows, columns].mT", (PART,)),
+    Mutant(
+        "mirror", f"{KERNELS_SRC}/_symmetric_part_triton.py", "P = T + M", "P = tl.where(i == j, T + T, T + M)", (PART,)
+    ),
+    Mutant(
+        "mirror",
+        f"{KERNELS_SRC}/_symmetric_part_triton.py",
+        "if i != j:\n        tl.store",
+        "if n < 0:\n        tl.store",
+        (PART,),
+    ),
+    Mutant("norm", f"{KERNELS_SRC}/_symmetric_part_triton.py", "skew *= 2.0", "skew *= 1.0", (PART,)),
+    Mutant("norm", f"{KERNELS_SRC}/_symmetric_part_triton.py", "size += _squares(M, WIDE)", "size += 0.0", (PART,)),
+    Mutant("norm", f"{KERNELS_SRC}/_symmetric_part_triton.py", "if WIDE:", "if False:", (PART,)),
     Mutant("update term", f"{SOLVE_SRC}/_hybrid.py", "A.mT, alpha=-1, out=R", "A.mT, alpha=1, out=R", (HYBRID,)),
     Mutant("certificate", f"{SOLVE_SRC}/_gram_matrix.py", "+ self.ridge * rows", "", (GRAM,)),
     Mutant("fallback", f"{SOLVE_SRC}/_iterate.py", "> self.tol / 2 for y", "> 1e9 for y", (SOLVE,)),
