@@ -35,7 +35,7 @@ def _by_newton_schulz(system: System, rung: Rung, options: Options) -> Attempt:
     first = F.corrections(tol)
     found = refinement.run(F, tol, first) if options.verify else refinement.blind(first)
     attempt = by_products(rung, found, F.products, system.problem.count)
-    return replace(attempt, hardness=Hardness(F.kappa, F.noise, found.rounds))
+    return replace(attempt, hardness=Hardness(F.kappa, F.noise, found.rounds - first))
 
 
 def by_products(rung: Rung, found: Refined, products: SchulzProducts, count: int) -> Attempt:

@@ -47,7 +47,7 @@ class Hardness:
     Attributes:
         kappa: The bound of σ_max over the smallest σ.
         noise: What rounding adds to X·A, in norm.
-        corrections: Steps of refinement.
+        corrections: Steps of refinement beyond what was predicted.
     """
 
     kappa: float

@@ -56,7 +56,7 @@ class SchulzPlan:
 
 
 def planned(kappa: float, noise: float, corrections: int, tol: float) -> SchulzPlan | None:
-    """Steps for this κ and η, and what brings an error of `tol`, but no fewer `corrections`; `None` for no inverse."""
+    """Steps for this κ and η, and what brings an error of `tol`, with so many `corrections` more; `None`: no way."""
     low, high, grown = kappa**-2, 1.0, 1.5
     steps: list[Quadratic] = []
     while not steps or max(1 - low, high - 1) > LAST:
@@ -71,7 +71,7 @@ def planned(kappa: float, noise: float, corrections: int, tol: float) -> SchulzP
     reach = max(1 - low, high - 1) + SEEN_MORE
     last = quadratic(1 - reach, 1 + reach)
     left = min(left_by_correction(last.error, noise), 0.5)
-    return SchulzPlan(tuple(steps), last, max(corrections_for(left, tol), corrections))
+    return SchulzPlan(tuple(steps), last, corrections_for(left, tol) + corrections)
 
 
 class PlannedNewtonSchulz:
