@@ -45,7 +45,7 @@ def trained(n, kappa, B, dtype=torch.float32):
         found = called(general(n, kappa, seed, dtype), B, ws)
     assert found.stats.backend.endswith(", replayed")
     (repeat,) = ws.repeats.values()
-    assert repeat.replay.graph is not None
+    assert repeat.counted.replay.graph is not None
     return ws
 
 

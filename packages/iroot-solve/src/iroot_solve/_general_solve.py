@@ -11,7 +11,7 @@ from iroot_kernels import PRECISIONS
 from iroot_solve._certificate import Array
 from iroot_solve._general_cost import newton_schulz_pays
 from iroot_solve._general_inverse import inverse_attempt
-from iroot_solve._general_repeats import general_repeat_of, learn, replayed_general
+from iroot_solve._general_repeats import GeneralRepeat, general_repeat_of, replayed_general
 from iroot_solve._general_report import GeneralReport
 from iroot_solve._general_root import root_attempt, screen
 from iroot_solve._general_system import Attempt, Rung, System
@@ -19,7 +19,6 @@ from iroot_solve._ladder import Ledger
 from iroot_solve._numerical_rank import numerical_rank
 from iroot_solve._options import Options, require_blind
 from iroot_solve._problem import Problem
-from iroot_solve._repeats import Repeat
 from iroot_solve._result import SolveResult, SolveWorkspace, Status
 from iroot_solve._solve import destination
 
@@ -115,7 +114,7 @@ def _climb(
     order: list[Rung],
     report: GeneralReport,
     run: Callable[..., Attempt],
-    repeat: Repeat | None,
+    repeat: GeneralRepeat | None,
 ) -> None:
     """Every rung for the matrices that missed the tolerance on the one before; then the ranks of hopeless ones."""
     tol, ledger = report.problem.tol, report.ledger
@@ -129,7 +128,7 @@ def _climb(
         # An estimate scatters: one above half the tolerance is worth another rung.
         failed = np.flatnonzero(~(attempt.error <= tol / 2))
         if repeat is not None and attempt.hardness is not None and not failed.size and rows.size == ledger.Z.shape[0]:
-            learn(repeat, attempt.hardness)
+            repeat.learn(attempt.hardness)
         if i + 1 == len(order) or not failed.size:
             break
         system, rows = system.select(failed), rows[failed]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -53,6 +53,13 @@ class Hardness:
     kappa: float
     noise: float
     corrections: int
+
+    def joined(self, other: Hardness | None) -> Hardness:
+        """The larger of each."""
+        if other is None:
+            return self
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Hardness(*(max(pair) for pair in pairs))
 
 
 class System:

@@ -34,7 +34,7 @@ def solve_nonspd(
         p_val: p ≥ 1.
         tol: Target of ‖Z − Z⋆‖_F/‖Z⋆‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
         workspace: Of an earlier result; the same shapes then reuse its buffers (p = 1), and on a GPU newton-schulz is
-            recorded from the fourth call of a kind on and replayed (`stats.backend` ends in "replayed"), by a plan for
+            recorded from the third call of a kind on and replayed (`stats.backend` ends in "replayed"), by a plan for
             the condition that the calls before have seen, with the same estimate of the error; what the plan does not
             fit goes the usual way.
         strategy: auto; for p = 1 lu, newton-schulz (products in fp16 and refinement, for κ ≤ 10³ at least) or

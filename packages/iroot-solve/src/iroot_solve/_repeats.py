@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ ON = ("cuda",)
 # Over the condition that an eager call was planned for, which is on the safe side already.
 MARGIN = 1.2
 
+K = TypeVar("K")
 Solver = Callable[[Problem, Options, "SolveWorkspace | None"], SolveResult]
 
 
@@ -50,7 +51,6 @@ class Repeat:
 
     Attributes:
         kappa: To plan for; `None` before it is known.
-        noise, corrections: Besides, of a general system; see `Hardness`.
         calls: With that condition.
         times: How often it was recorded.
         hopeless: No graph would be as good as the usual way.
@@ -58,8 +58,6 @@ class Repeat:
     """
 
     kappa: float | None = None
-    noise: float = 0.0
-    corrections: int = 0
     calls: float = 0
     times: int = 0
     hopeless: bool = False
@@ -127,16 +125,17 @@ def repeat_of(problem: Problem, options: Options, ws: SolveWorkspace | None) -> 
     """What is known of calls like this one, this one counted; `None` where none can be recorded."""
     if ws is None or not _recordable(problem, options, ws):
         return None
-    return remembered(ws, kind_of(problem, options), options.kappa_max)
+    found = remembered(ws, kind_of(problem, options), lambda: Repeat(options.kappa_max))
+    found.calls += 1
+    return found
 
 
-def remembered(ws: SolveWorkspace, kind: Hashable, kappa: float | None) -> Repeat:
-    """What is known of a kind, one more call counted."""
-    found: Repeat = ws.repeats.pop(kind, None) or Repeat(kappa)
+def remembered(ws: SolveWorkspace, kind: Hashable, make: Callable[[], K]) -> K:
+    """What is known of a kind; few are kept."""
+    found: K = ws.repeats.pop(kind, None) or make()
     ws.repeats[kind] = found  # the latest is the last to go
     if len(ws.repeats) > MOST_KINDS:
         del ws.repeats[next(iter(ws.repeats))]
-    found.calls += 1
     return found
 
 

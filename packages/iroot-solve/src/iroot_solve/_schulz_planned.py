@@ -25,13 +25,14 @@ from iroot_solve._newton_schulz import (
     FAR,
     LAST,
     MOST_NOISE,
-    MOST_STEPS,
     NOISE,
     SEEN_MORE,
     left_by_correction,
 )
 from iroot_solve._schulz_products import MARGIN, Quadratic, SchulzProducts, quadratic
 
+# Where nothing is in vain there may be more of them than of those that look.
+MOST_PLANNED = 13
 # Of η, which is a norm, the eigenvalues of Y move by half (the circular law); and what is allowed for at most.
 SPREAD, WIDEST = 0.6, 0.4
 # The most that lo = FAR·hi, whose ε is 0.67, bears of that.
@@ -60,7 +61,7 @@ def planned(kappa: float, noise: float, corrections: int, tol: float) -> SchulzP
     low, high, grown = kappa**-2, 1.0, 1.5
     steps: list[Quadratic] = []
     while not steps or max(1 - low, high - 1) > LAST:
-        if len(steps) + 1 == MOST_STEPS or noise > MOST_NOISE:
+        if len(steps) + 1 == MOST_PLANNED or noise > MOST_NOISE:
             return None
         reached = min(noise, NOISE * (grown * quadratic(FAR * high, high).a) ** 0.5)
         wide = min(SPREAD * reached, WIDEST)

@@ -187,17 +187,16 @@ MUTANTS = (
         "return tensors, stream",
         (REPEATS,),
     ),
-    Mutant(
-        "status", f"{SOLVE_SRC}/_general_repeats.py", "if not (sound and", "if 0 and not (sound and", (GENERAL_REPEATS,)
-    ),
+    Mutant("status", f"{SOLVE_SRC}/_general_repeats.py", "if not (ledger", "if 0 and not (ledger", (GENERAL_REPEATS,)),
     Mutant(
         "cache",
         f"{SOLVE_SRC}/_general_repeats.py",
-        '("general", kind_of(problem, options)), None',
-        "kind_of(problem, options), None",
+        '("general", kind_of(problem, options)), General',
+        "kind_of(problem, options), General",
         (GENERAL_REPEATS,),
     ),
-    Mutant("fallback", f"{SOLVE_SRC}/_general_repeats.py", "repeat.give_up()", "pass", (GENERAL_REPEATS,)),
+    Mutant("fallback", f"{SOLVE_SRC}/_general_repeats.py", "self.counted.give_up()", "pass", (GENERAL_REPEATS,)),
+    Mutant("cache", f"{SOLVE_SRC}/_general_repeats.py", "self.missed < OFTEN", "True", (GENERAL_REPEATS,)),
     Mutant("certificate", f"{SOLVE_SRC}/_probed_refine.py", "& (self.unseen <= UNSEEN)", "", (GENERAL_REPEATS, SCHULZ)),
     Mutant("undo factor", f"{SOLVE_SRC}/_schulz_planned.py", "held.X.mul_(scale", "held.X.div_(scale", (PLANNED,)),
     Mutant("coefficient", f"{SOLVE_SRC}/_schulz_planned.py", "low, high = min(", "low, high = max(", (PLANNED,)),
