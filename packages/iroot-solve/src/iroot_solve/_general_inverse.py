@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from iroot_kernels import precision
 
-from iroot_solve._general_system import Attempt, Rung, System
+from iroot_solve._general_system import Attempt, Hardness, Rung, System
 from iroot_solve._hyperpower import Hyperpower
 from iroot_solve._lu import LU
 from iroot_solve._newton_schulz import NewtonSchulz
@@ -13,6 +15,7 @@ from iroot_solve._options import Options
 from iroot_solve._probed_refine import ProbedRefinement
 from iroot_solve._refine import CONTRACTS, Refined, Refinement
 from iroot_solve._result import DirectSchedule
+from iroot_solve._schulz_products import SchulzProducts
 
 # Refine once before the first look where that is cheap beside the factorisation: k up to n/8.
 THIN = 8
@@ -28,11 +31,17 @@ def inverse_attempt(system: System, rung: Rung, options: Options) -> Attempt:
 def _by_newton_schulz(system: System, rung: Rung, options: Options) -> Attempt:
     tol = system.problem.tol / 2
     F = NewtonSchulz(system.A, system.ws, options.seed)
-    refinement = ProbedRefinement(F, system.A, system.right, system.doubled, system.ws, options.seed)
+    refinement = ProbedRefinement(F.X, system.A, system.right, system.doubled, system.ws, options.seed)
     first = F.corrections(tol)
-    found = refinement.run(tol, first) if options.verify else refinement.blind(first)
-    text = f"newton-schulz in {rung.precision}: {F.steps} steps, {F.square} products"
-    return _attempt(rung, found, text, F.steps, {"square": F.square * system.problem.count})
+    found = refinement.run(F, tol, first) if options.verify else refinement.blind(first)
+    attempt = by_products(rung, found, F.products, system.problem.count)
+    return replace(attempt, hardness=Hardness(F.kappa, F.noise, found.rounds - first))
+
+
+def by_products(rung: Rung, found: Refined, products: SchulzProducts, count: int) -> Attempt:
+    """What Newton–Schulz steps and refinement have found."""
+    text = f"newton-schulz in {rung.precision}: {products.steps} steps, {products.square} products"
+    return _attempt(rung, found, text, products.steps, {"square": products.square * count})
 
 
 def _by_factors(system: System, rung: Rung, options: Options) -> Attempt:

@@ -37,7 +37,7 @@ def screen(system: System, rows: Array, report: GeneralReport) -> Array:
     on_axis = (values.real <= 0) & (np.abs(values.imag) <= noise * size)
     for i in np.flatnonzero(on_axis.any(-1) & ~singular):
         culprit = complex(values[i][on_axis[i]][0])
-        report.note_eigenvalue(int(rows[i]), culprit * 2.0 ** int(system.exponent[i]))
+        report.note_eigenvalue(int(rows[i]), culprit * 2.0 ** int(system.units.exponent[i]))
     fine: Array = np.flatnonzero(~singular & ~on_axis.any(-1))
     return fine
 

@@ -11,6 +11,7 @@ from iroot_kernels import PRECISIONS
 from iroot_solve._certificate import Array
 from iroot_solve._general_cost import newton_schulz_pays
 from iroot_solve._general_inverse import inverse_attempt
+from iroot_solve._general_repeats import GeneralRepeat, general_repeat_of, replayed_general
 from iroot_solve._general_report import GeneralReport
 from iroot_solve._general_root import root_attempt, screen
 from iroot_solve._general_system import Attempt, Rung, System
@@ -80,6 +81,10 @@ def solve_general(problem: Problem, options: Options, ws: SolveWorkspace) -> Sol
             ledger.Z.zero_()
             ledger.codes[:], ledger.error[:] = Status.converged, 0.0
             return report.result()
+        repeat = general_repeat_of(problem, options, ws, order[0])
+        again = None if repeat is None else replayed_general(repeat, problem, options, ws, ledger.Z)
+        if again is not None:
+            return again
         system = System(problem, ws)
         rows = _usable(system, report)
         system = system.select(rows)
@@ -88,7 +93,7 @@ def solve_general(problem: Problem, options: Options, ws: SolveWorkspace) -> Sol
             fine = screen(system, rows, report)
             system, rows, run = system.select(fine), rows[fine], root_attempt
         if rows.size:
-            _climb(system, rows, order, report, run)
+            _climb(system, rows, order, report, run, repeat)
     return report.finish()
 
 
@@ -103,7 +108,14 @@ def _usable(system: System, report: GeneralReport) -> Array:
     return np.flatnonzero(finite & ~zero)
 
 
-def _climb(system: System, rows: Array, order: list[Rung], report: GeneralReport, run: Callable[..., Attempt]) -> None:
+def _climb(
+    system: System,
+    rows: Array,
+    order: list[Rung],
+    report: GeneralReport,
+    run: Callable[..., Attempt],
+    repeat: GeneralRepeat | None,
+) -> None:
     """Every rung for the matrices that missed the tolerance on the one before; then the ranks of hopeless ones."""
     tol, ledger = report.problem.tol, report.ledger
     for i, rung in enumerate(order):
@@ -115,6 +127,8 @@ def _climb(system: System, rows: Array, order: list[Rung], report: GeneralReport
             return
         # An estimate scatters: one above half the tolerance is worth another rung.
         failed = np.flatnonzero(~(attempt.error <= tol / 2))
+        if repeat is not None and attempt.hardness is not None and not failed.size and rows.size == ledger.Z.shape[0]:
+            repeat.learn(attempt.hardness)
         if i + 1 == len(order) or not failed.size:
             break
         system, rows = system.select(failed), rows[failed]

@@ -43,7 +43,6 @@ Gaussian vectors V shows unless it is a lone one, and (I − Y)^8·V in any case
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -54,15 +53,13 @@ from torch import Tensor
 from iroot_solve._certificate import Array
 from iroot_solve._hybrid import corrections_for
 from iroot_solve._refine import gaussian
+from iroot_solve._schulz_products import MARGIN, PLANE, UNIT, Quadratic, SchulzProducts, quadratic
 
-PLANE, UNIT = torch.float16, 2.0**-11
 # lo/hi of a step while there is far to go and of one that may be the last but one: less gains little, and brings 1 − ε,
 # and what rounding adds to it, near 0.
 FAR, CLOSE = 1 / 40, 1 / 12
 # The root mean square of 1 − y from which there is far to go.
 FAR_SHARE = 0.7
-# The square root of ‖Y₀²‖_F bounds those of the rounded A but for this.
-MARGIN = 1.02
 MOST_STEPS = 11
 # η from which an inverse is none, or, where there is far to go, will be none; and the most an interval is widened by.
 MOST_NOISE, FAR_NOISE, WIDENED = 1.2, 0.3, 0.5
@@ -76,24 +73,8 @@ SEEN_SHARE, SEEN_MORE = 1.15, 0.02
 LEFT_OF_NOISE = 0.2
 # And of what Y and q(Y) in 16 bits leave, relative to every y: 2u was seen.
 ROUNDED = 4 * UNIT
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """q(y) = a + b·y + c·y², the residual of which is ε in [lo, hi]."""
-
-    a: float
-    b: float
-    c: float
-    error: float
-
-
-@lru_cache(maxsize=256)
-def quadratic(lo: float, hi: float) -> Quadratic:
-    """1 − y·q(y) = T₃(x − s·y)/T₃(x) with x = (hi + lo)/(hi − lo), s = 2/(hi − lo)."""
-    x, s = (hi + lo) / (hi - lo), 2 / (hi - lo)
-    top = 4 * x**3 - 3 * x
-    return Quadratic((12 * x**2 - 3) * s / top, -12 * x * s**2 / top, 4 * s**3 / top, 1 / top)
+# η over ‖X‖_F/√n·σ_max.
+NOISE = 2 / 3**0.5 * UNIT
 
 
 class NewtonSchulz:
@@ -109,101 +90,93 @@ class NewtonSchulz:
         highest: A bound of σ_max `(b,)`.
         found: There is one for some matrix.
         left: Of an error, by one correction, as predicted.
-        square: Products n×n×n.
-        steps: Steps.
+        noise: η before the last step.
+        kappa: The bound of σ_max over the smallest σ that takes as many steps to where the last one began.
     """
 
     dtype = torch.float32
 
     def __init__(self, A: Tensor, ws: Workspace, seed: int) -> None:
-        self.ws, self.seed, self.square, self.steps, self.left = ws, seed, 0, 0, 1.0
+        self.left, self.noise, self.kappa = 1.0, np.inf, np.inf
         b, n = A.shape[:2]
-        self.A = ws.buffer("schulz A", A.shape, PLANE, A.device).copy_(A)
+        self.products = SchulzProducts(A, ws)
         self.V = probes(n, A.device, seed).expand(b, n, COLUMNS)
-        self.X = ws.buffer("schulz inverse", A.shape, torch.float32, A.device)
-        self._Y, self._Z = (ws.like(f"schulz {name}", self.A) for name in "YZ")
+        self.X = self.products.X
         hi, scale = self._begin()
         self._finish(self._run(hi), scale)
         self.found = bool(self._usable.any())
 
+    @property
+    def square(self) -> int:
+        """Products n×n×n."""
+        return self.products.square
+
+    @property
+    def steps(self) -> int:
+        """Steps."""
+        return self.products.steps
+
     def _begin(self) -> tuple[float, Array]:
         """Y₀, its bound, and A scaled by a power of two, so that σ_max ≤ 1; the first step. Reads once."""
-        Y, S = self._times(self.A.mT, self.A, self._Y), self.X
-        _float_product(Y, Y, S, 0.0, self.ws)
-        self.square += 1
-        bound: Array = torch.linalg.vector_norm(S, dim=(-2, -1)).double().cpu().numpy() ** 0.25 * MARGIN
+        held = self.products
+        bound: Array = held.begin().double().cpu().numpy() ** 0.25 * MARGIN
         self.highest, self._usable = bound, np.isfinite(bound) & (bound > 0)
         exponent = np.frexp(np.where(self._usable, bound, 1.0))[1]
-        for M, power in ((self.A, 1), (Y, 2), (S, 4)):
+        for M, power in ((held.A, 1), (held.Y, 2), (held.X, 4)):
             M.mul_(_factor(np.ldexp(1.0, -power * exponent), M))
         scaled = np.ldexp(bound, -exponent)
         self.sigma = float(scaled[self._usable].max(initial=0.5))
         hi = self.sigma**2
         q = quadratic(FAR * hi, hi)
-        torch.add(Y, S, alpha=q.c / q.b, out=self._Z)
-        self._X = self._update(self.A.mT, q, self.ws.like("schulz X0", self.A), q.b)
+        torch.add(held.Y, held.X, alpha=q.c / q.b, out=held.Z)
+        held.first(q, q.b)
+        self._taken = [q]
         return 1 + q.error, np.ldexp(1.0, -exponent)
 
     def _run(self, hi: float) -> float | None:
         """Steps until I − Y is small; the largest modulus of its eigenvalues as seen, `None` for no inverse."""
         while self._usable.any() and self.steps < MOST_STEPS:
-            Y = self._times(self._X, self.A, self._Y)
+            Y = self.products.multiply()
             share, noise = self._look(Y)
             self._usable &= (noise < np.where(share > FAR_SHARE, FAR_NOISE, MOST_NOISE)) & np.isfinite(share)
             if not self._usable.any():
                 break
-            self._noise = float(noise[self._usable].max())
+            self.noise = float(noise[self._usable].max())
             seen = self._largest(Y) if share[self._usable].max() < NEAR else 1.0
             if seen <= LAST:
                 return seen
-            hi += min(self._noise, WIDENED)
+            hi += min(self.noise, WIDENED)
             floor = FAR if share[self._usable].max() > FAR_SHARE else CLOSE
-            hi = 1 + self._step(quadratic(max(floor * hi, 0.8 * (1 - seen)), hi))
+            q = quadratic(max(floor * hi, 0.8 * (1 - seen)), hi)
+            self.products.step(q)
+            self._taken.append(q)
+            hi = 1 + q.error
         self._usable[:] = False
         return None
 
-    def _step(self, q: Quadratic) -> float:
-        """X ← q(Y)·X; its ε."""
-        self._polynomial(q)
-        self._X = self._update(self._X, q, self.ws.other("schulz X", self._X), 1.0)
-        return q.error
-
     def _finish(self, seen: float | None, scale: Array) -> None:
-        """The last step, in float32, in units of A."""
+        """The last step, in units of A."""
         if seen is not None:
             reach = min(SEEN_SHARE * seen + SEEN_MORE, 0.8)
             q = quadratic(1 - reach, 1 + reach)
-            self._polynomial(q)
-            _float_product(self._Z, self._X, self.X.copy_(self._X), q.a, self.ws)
-            self.square, self.steps = self.square + 1, self.steps + 1
-            self.left = q.error + LEFT_OF_NOISE * self._noise + ROUNDED
+            self.products.finish(q)
+            self.left = left_by_correction(q.error, self.noise)
+            self.kappa = self.sigma / start_of(1 - reach, self._taken) ** 0.5
         self.X.mul_(_factor(np.where(self._usable, scale, np.nan), self.X))
 
     def corrections(self, tol: float) -> int:
         """How many are predicted to bring an error of `tol`."""
         return corrections_for(min(self.left, 0.5), tol) if self.found else 0
 
-    def _times(self, L: Tensor, R: Tensor, out: Tensor) -> Tensor:
-        self.square += 1
-        return torch.bmm(L, R, out=out)
-
-    def _polynomial(self, q: Quadratic) -> None:
-        """Z = b·Y + c·Y²."""
-        self.square += 1
-        torch.baddbmm(self._Y, self._Y, self._Y, beta=q.b, alpha=q.c, out=self._Z)
-
-    def _update(self, X: Tensor, q: Quadratic, out: Tensor, alpha: float) -> Tensor:
-        """a·X + α·Z·X."""
-        self.square, self.steps = self.square + 1, self.steps + 1
-        return torch.baddbmm(X, self._Z, X, beta=q.a, alpha=alpha, out=out)
-
     def _look(self, Y: Tensor) -> tuple[Array, Array]:
         """The root of the mean square of I − Y over V, and η, `(b,)` each. Reads once."""
         self._W = torch.baddbmm(self.V, Y, self.V, alpha=-1)
         n = Y.shape[-1]
-        sizes = [torch.linalg.vector_norm(M, dim=(-2, -1), dtype=torch.float32) for M in (self._W, self._X)]
+        sizes = [
+            torch.linalg.vector_norm(M, dim=(-2, -1), dtype=torch.float32) for M in (self._W, self.products.iterate)
+        ]
         found: Array = torch.stack(sizes).cpu().numpy().astype(np.float64)
-        return found[0] / (n * COLUMNS) ** 0.5, 2 / 3**0.5 * UNIT * self.sigma * found[1] / n**0.5
+        return found[0] / (n * COLUMNS) ** 0.5, NOISE * self.sigma * found[1] / n**0.5
 
     def _largest(self, Y: Tensor) -> float:
         """The largest modulus of an eigenvalue of I − Y, of all usable matrices, by the power method. Reads once.
@@ -219,12 +192,17 @@ class NewtonSchulz:
         return float(ratio[self._usable].max())
 
 
-def _float_product(L: Tensor, R: Tensor, out: Tensor, beta: float, ws: Workspace) -> Tensor:
-    """out ← L·R + β·out in float32, of factors in 16 bits."""
-    if L.device.type == "cuda":
-        return torch.baddbmm(out, L, R, out_dtype=torch.float32, beta=beta, out=out)
-    wide = [ws.buffer(f"schulz wide {i}", M.shape, out.dtype, M.device).copy_(M) for i, M in enumerate((L, R))]
-    return torch.baddbmm(out, *wide, beta=beta, out=out)
+def left_by_correction(error: float, noise: float) -> float:
+    """Of an error, after a last step with this ε and η."""
+    return error + LEFT_OF_NOISE * noise + ROUNDED
+
+
+def start_of(y: float, taken: list[Quadratic]) -> float:
+    """The smallest eigenvalue of Y₀ that these steps take to y."""
+    for q in reversed(taken):
+        roots = np.roots([q.c, q.b, q.a, -y])
+        y = float(roots.real[(abs(roots.imag) < 1e-9 * abs(roots)) & (roots.real > 0)].min())
+    return y
 
 
 def _factor(values: Array, like: Tensor) -> float | Tensor:

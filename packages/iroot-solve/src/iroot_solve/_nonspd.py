@@ -33,7 +33,10 @@ def solve_nonspd(
         B: `(..., n, k)` or `(n,)` of the same dtype and device; batches broadcast. `None` for the inverse root itself.
         p_val: p ≥ 1.
         tol: Target of ‖Z − Z⋆‖_F/‖Z⋆‖_F; default 1e-10 (float64), 1e-4 (float32), 1e-2 (16-bit).
-        workspace: Of an earlier result; the same shapes then reuse its buffers (p = 1).
+        workspace: Of an earlier result; the same shapes then reuse its buffers (p = 1), and on a GPU newton-schulz is
+            recorded from the third call of a kind on and replayed (`stats.backend` ends in "replayed"), by a plan for
+            the condition that the calls before have seen, with the same estimate of the error; what the plan does not
+            fit goes the usual way.
         strategy: auto; for p = 1 lu, newton-schulz (products in fp16 and refinement, for κ ≤ 10³ at least) or
             hyperpower (products in any precision, for well-conditioned A); for p ≥ 2 eig, or coupled-newton (defective
             matrices). auto is lu, on a GPU newton-schulz before it where that is predicted to be faster, or eig and

@@ -44,7 +44,7 @@ class ProbedRefinement:
     """Z ← Z + X·(C − A·Z) with C = [B, V].
 
     Args:
-        F: The approximate inverse.
+        X: The approximate inverse `(b, n, n)` float32.
         A: `(b, n, n)` float64, entries at most 1.
         B: `(b, n, k)` float64, entries at most 1.
         doubled: Residuals in doubled precision.
@@ -52,36 +52,40 @@ class ProbedRefinement:
         seed: Of V.
     """
 
-    def __init__(self, F: FormedInverse, A: Tensor, B: Tensor, doubled: bool, ws: Workspace, seed: int) -> None:
+    def __init__(self, X: Tensor, A: Tensor, B: Tensor, doubled: bool, ws: Workspace, seed: int) -> None:
         b, n, self.k = B.shape
-        self.F, self.A, self.ws = F, A, ws
+        self.X, self.A, self.ws = X, A, ws
         shape = b, n, self.k + PROBES
         self.C, self.Z, self.R = (ws.buffer(f"probed {x}", shape, torch.float64, B.device) for x in "CZR")
         self.narrow, self.D = (ws.buffer(f"probed {x} fp32", shape, torch.float32, B.device) for x in "RD")
-        torch.cat((B, gaussian(n, PROBES, B.device, seed).expand(b, n, PROBES)), -1, out=self.C)
+        V = ws.hold(gaussian(n, PROBES, B.device, seed))
+        torch.cat((B, V.expand(b, n, PROBES)), -1, out=self.C)
         self.split = doubled_residual(A, ws) if doubled else None
         self.columns = shape[-1]
         self.rounds = 0
         self.Z.copy_(self._times(self.C))
 
-    def run(self, tol: float, first: int) -> Refined:
-        """`first` steps, then as many as it takes to an error of `tol` and UNSEEN, while they help."""
-        if not self.F.found:
+    def run(self, F: FormedInverse, tol: float, first: int) -> Refined:
+        """`first` steps, then as many as it takes to an error of `tol` and UNSEEN, while they help; X is that of F."""
+        if not F.found:
             return self._refined(np.vstack((np.full((1, len(self.C)), np.inf), np.full((5, len(self.C)), np.nan))))
-        sizes = [self._sizes(self.Z), self._sizes(self._correction())]
-        for _ in range(first):
-            self._step()
-        sizes += [self._sizes(V) for V in (self.Z, self.D, self.residual, self.C)]
-        facts, missing = self._facts(torch.stack([*sizes, self._transposed(), self._largest()]).cpu().numpy(), tol)
-        going = good = facts[1] < CONTRACTS
+        seen = Probed(self.measured(first).cpu().numpy(), self.k, self.A.shape[-1])
+        missing = seen.missing(tol)
+        going = seen.contraction < CONTRACTS
         while self.rounds < MAX_ROUNDS and (going := going & ~(missing <= 1)).any():
-            for _ in range(_steps(missing[going].max(), facts[1][going].max())):
+            for _ in range(_steps(missing[going].max(), seen.contraction[going].max())):
                 self._step()
-            before, (facts[0], missing) = missing, self._error(tol)
+            seen.now(torch.stack(self._state()).cpu().numpy())
+            before, missing = missing, seen.missing(tol)
             going = going & (missing < CONTRACTS * before)
-        good = good & (self.unseen <= UNSEEN)
-        facts[0] = np.where(good & (facts[0] < np.inf), facts[0], np.inf)
-        return self._refined(facts)
+        return self._refined(seen.facts(F.highest))
+
+    def measured(self, steps: int) -> Tensor:
+        """So many steps, and what `Probed` reads, `(8, b, k + PROBES)` float64."""
+        sizes = [self._sizes(self.Z), self._sizes(self._correction())]
+        for _ in range(steps):
+            self._step()
+        return torch.stack([*self._state(), *sizes, self._sizes(self.C), self._transposed(), self._largest()])
 
     def blind(self, steps: int) -> Refined:
         """So many steps, and no look at what came of them."""
@@ -95,7 +99,7 @@ class ProbedRefinement:
 
     def _times(self, R: Tensor) -> Tensor:
         """X·R, a buffer."""
-        return torch.bmm(self.F.X, self.narrow.copy_(R), out=self.D)
+        return torch.bmm(self.X, self.narrow.copy_(R), out=self.D)
 
     def _correction(self) -> Tensor:
         """D = X·(C − A·Z)."""
@@ -121,41 +125,60 @@ class ProbedRefinement:
         """Norms of Xᵀ·Z."""
         self.columns += self.C.shape[-1]
         found = self.ws.like("probed transposed", self.D)
-        return self._sizes(torch.bmm(self.F.X.mT, self.narrow.copy_(self.Z), out=found))
+        return self._sizes(torch.bmm(self.X.mT, self.narrow.copy_(self.Z), out=found))
 
     def _largest(self) -> Tensor:
         found: Tensor = torch.linalg.vector_norm(self.Z, torch.inf, dim=1)
         return found
 
-    def _error(self, tol: float) -> tuple[Array, Array]:
-        """The error, and what is missing to the end. Reads once."""
-        z, d, r = torch.stack([self._sizes(V) for V in (self.Z, self.D, self.residual)]).cpu().numpy()
-        return self._judged(z, d, r, tol)
+    def _state(self) -> list[Tensor]:
+        return [self._sizes(V) for V in (self.Z, self.D, self.residual)]
 
-    def _judged(self, z: Array, d: Array, r: Array, tol: float) -> tuple[Array, Array]:
-        """‖X·(B − A·Z)‖_F/‖Z‖_F, and the larger of that over `tol` and of V's residual over UNSEEN, `(b,)` each."""
+
+class Probed:
+    """What is known of Z = [A⁻¹·B, A⁻¹·V] from norms of columns, `(b, k + PROBES)` each.
+
+    Args:
+        sizes: `(8, b, k + PROBES)`: of Z, of D and the residual for it; of Z and D before the first step; of C; of
+            Xᵀ·Z; max|z_ij|.
+        k: Columns of B.
+        n: Rows.
+    """
+
+    def __init__(self, sizes: Array, k: int, n: int) -> None:
+        self.k, self.n = k, n
+        start, step, self._C, self._transposed, self._largest = sizes[3:]
+        self._inverse, self._solution = _norm(sizes[0, :, k:]), _norm(sizes[0, :, :k])
+        self.contraction = _norm(step[:, k:]) / _norm(start[:, k:])
+        self.now(sizes[:3])
+
+    def now(self, sizes: Array) -> None:
+        """Those of Z, D and the residual: ‖X·(B − A·Z)‖_F/‖Z‖_F is the error, V's residual what X does not see."""
+        z, d, r = sizes
         d, z = _norm(d[:, : self.k]), _norm(z[:, : self.k])
-        error: Array = np.where(d > 0, d / z, d)  # 0 for B = 0; NaN stays
+        self.error: Array = np.where(d > 0, d / z, d)  # 0 for B = 0; NaN stays
         self.unseen = _norm(r[:, self.k :])
-        return error, np.maximum(error / tol, self.unseen / UNSEEN)
 
-    def _facts(self, sizes: Array, tol: float) -> tuple[Array, Array]:
-        """As `Refined` has them, and what is missing; σ_min from ‖Z‖/‖Xᵀ·Z‖ for Z = A⁻¹·V."""
-        start, step, z, d, r, c, transposed, largest = sizes
-        k, n = self.k, self.A.shape[-1]
-        error, missing = self._judged(z, d, r, tol)
-        inverse = _norm(z[:, k:])
+    def missing(self, tol: float) -> Array:
+        """The larger of the error over `tol` and of V's residual over UNSEEN, `(b,)`."""
+        found: Array = np.maximum(self.error / tol, self.unseen / UNSEEN)
+        return found
+
+    def facts(self, highest: Array) -> Array:
+        """As `Refined` has them, for this bound of σ_max; σ_min from ‖Z‖/‖Xᵀ·Z‖ for Z = A⁻¹·V."""
+        k = self.k
+        good = (self.contraction < CONTRACTS) & (self.unseen <= UNSEEN) & (self.error < np.inf)
         found: Array = np.stack(
             (
-                error,
-                _norm(step[:, k:]) / _norm(start[:, k:]),
-                inverse / PROBES**0.5 * _norm(c[:, :k]) / (n**0.5 * _norm(z[:, :k])),
-                inverse / _norm(transposed[:, k:]),
-                self.F.highest,
-                largest[:, :k].max(-1, initial=0.0),
+                np.where(good, self.error, np.inf),
+                self.contraction,
+                self._inverse / PROBES**0.5 * _norm(self._C[:, :k]) / (self.n**0.5 * self._solution),
+                self._inverse / _norm(self._transposed[:, k:]),
+                highest,
+                self._largest[:, :k].max(-1, initial=0.0),
             )
         )
-        return found, missing
+        return found
 
 
 def _norm(columns: Array) -> Array:

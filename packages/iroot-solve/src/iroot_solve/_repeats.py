@@ -5,7 +5,7 @@ of one. A graph (`_replay`) repeats them without the host, but can only hold a c
 deferred call that is recorded (`_blind`), planned for the promised condition, or for a little more than the one that
 the last eager call of the kind was planned for; its statuses are read, once, and what has not converged goes the usual
 way with all of its ladder. A kind that failed so is not replayed again before an eager call has been planned for a
-larger condition.
+larger condition. Of general systems the same is in `_general_repeats`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ ON = ("cuda",)
 # Over the condition that an eager call was planned for, which is on the safe side already.
 MARGIN = 1.2
 
+K = TypeVar("K")
 Solver = Callable[[Problem, Options, "SolveWorkspace | None"], SolveResult]
 
 
@@ -59,13 +61,34 @@ class Repeat:
     calls: float = 0
     times: int = 0
     hopeless: bool = False
-    replay: Replay[tuple[SolveResult, Tensor]] | None = None
+    replay: Replay[Any] | None = None
 
     def saw(self, kappa: float) -> None:
         """An eager call was planned for this condition."""
         if self.kappa is None or kappa > self.kappa:
-            grid = 2.0 ** (math.ceil(2 * math.log2(MARGIN * kappa)) / 2)
-            self.kappa, self.calls, self.replay = min(grid, MAX_KAPPA), 0, None
+            self.kappa = min(with_margin(kappa, 2), MAX_KAPPA)
+            self.harder()
+
+    def harder(self) -> None:
+        """What was recorded does not do."""
+        self.calls, self.replay = 0, None
+
+    @property
+    def due(self) -> bool:
+        """There have been enough calls for a replay."""
+        return self.kappa is not None and self.calls >= RECORDED_FROM
+
+    def record(self, make: Callable[[], Replay[Any] | None]) -> bool:
+        """Whether there is a recorded call now; `make` returns none where that is no use."""
+        if self.hopeless or self.times >= MOST_TIMES:
+            return False
+        self.times += 1
+        try:
+            self.replay = make()
+        except RuntimeError:  # no memory for a second set of buffers, or a routine that no graph can hold
+            pass
+        self.hopeless = self.replay is None
+        return not self.hopeless
 
     @property
     def curious(self) -> bool:
@@ -102,12 +125,17 @@ def repeat_of(problem: Problem, options: Options, ws: SolveWorkspace | None) -> 
     """What is known of calls like this one, this one counted; `None` where none can be recorded."""
     if ws is None or not _recordable(problem, options, ws):
         return None
-    kind = _kind(problem, options)
-    found: Repeat = ws.repeats.pop(kind, None) or Repeat(options.kappa_max)
+    found = remembered(ws, kind_of(problem, options), lambda: Repeat(options.kappa_max))
+    found.calls += 1
+    return found
+
+
+def remembered(ws: SolveWorkspace, kind: Hashable, make: Callable[[], K]) -> K:
+    """What is known of a kind; few are kept."""
+    found: K = ws.repeats.pop(kind, None) or make()
     ws.repeats[kind] = found  # the latest is the last to go
     if len(ws.repeats) > MOST_KINDS:
         del ws.repeats[next(iter(ws.repeats))]
-    found.calls += 1
     return found
 
 
@@ -115,9 +143,7 @@ def replayed(
     repeat: Repeat, problem: Problem, options: Options, ws: SolveWorkspace, Z: Tensor, solver: Solver
 ) -> SolveResult | None:
     """The result, in one launch and one read; `None` where the usual way is to find it."""
-    if repeat.kappa is None or repeat.calls < RECORDED_FROM:
-        return None
-    if repeat.replay is None and not _record(repeat, problem, options, solver):
+    if not repeat.due or not (repeat.replay or repeat.record(lambda: _recorded(repeat, problem, options, solver))):
         return None
     assert repeat.replay is not None
     found, numbers = repeat.replay(problem.A, problem.B)
@@ -133,41 +159,42 @@ def replayed(
 
 def _recordable(problem: Problem, options: Options, ws: SolveWorkspace) -> bool:
     """Whether the call is one whose deferred form does the same."""
-    here = problem.A.device.type in ON and not ws.recording and problem.gram is None
+    here = of_a_size(problem) and not ws.recording and problem.gram is None
     plain = options.precond == PrecondConfig(ridge_rel=options.precond.ridge_rel) and options.lambda_max is None
     usual = options.verify and options.fallback and not options.pinv and options.look == "auto"
     given = options.abc_t is not None or options.expected_reuse > 1 or options.strategy not in DEFERRABLE
-    sized = 0 < problem.A.numel() <= LARGEST and problem.columns > 0
-    return bool(here and sized and plain and usual and not given and problem.exponent < 1)
+    return bool(here and plain and usual and not given and problem.exponent < 1)
 
 
-def _kind(problem: Problem, options: Options) -> Hashable:
+def of_a_size(problem: Problem) -> bool:
+    """On a device, and not too much for it."""
+    return problem.A.device.type in ON and problem.A.numel() <= LARGEST and not problem.empty
+
+
+def kind_of(problem: Problem, options: Options) -> Hashable:
     """What a recorded call cannot change; a stream has its own, so that nothing of it waits for another one."""
     tensors = tuple(None if V is None else (V.shape, V.dtype, V.device) for V in (problem.A, problem.B))
     stream = torch.cuda.current_stream(problem.A.device) if problem.A.is_cuda else None
     return tensors, stream, problem.exponent, problem.tol, replace(options, out=None)
 
 
-def _record(repeat: Repeat, problem: Problem, options: Options, solver: Solver) -> bool:
-    """Record the deferred call, unless that is no use."""
-    assert repeat.kappa is not None
-    if repeat.hopeless or repeat.times >= MOST_TIMES:
-        return False
+def _recorded(repeat: Repeat, problem: Problem, options: Options, solver: Solver) -> Replay[Any] | None:
+    """The deferred call, unless that is no use."""
     settings = replace(
         options, kappa_max=repeat.kappa, verify=False, deferred=True, on_failure="nan", fallback=False, out=None
     )
-    repeat.hopeless = not _worthwhile(problem, settings)
-    if repeat.hopeless:
-        return False
+    if not _worthwhile(problem, settings):
+        return None
+    call = {"problem": without_numbers(problem), "options": settings, "solver": solver}
+    return Replay(_deferred, (problem.A, problem.B), SolveWorkspace(), call)
+
+
+def without_numbers(problem: Problem) -> Problem:
+    """For a recorded call, which has tensors of its own: one flat batch."""
     b, shape = problem.count, torch.Size((problem.count, problem.height, problem.columns))
-    alone = replace(problem, A=problem.A.new_empty(0), B=None, batch=torch.Size((b,)), shape=shape, folded=False)
-    call = {"problem": replace(alone, passed=None), "options": settings, "solver": solver}
-    repeat.times += 1
-    try:
-        repeat.replay = Replay(_deferred, (problem.A, problem.B), SolveWorkspace(), call)
-    except RuntimeError:  # no memory for a second set of buffers, or a routine that no graph can hold
-        repeat.hopeless = True
-    return not repeat.hopeless
+    return replace(
+        problem, A=problem.A.new_empty(0), B=None, batch=torch.Size((b,)), shape=shape, folded=False, passed=None
+    )
 
 
 def _worthwhile(problem: Problem, options: Options) -> bool:
@@ -186,6 +213,11 @@ def _deferred(
     found = solver(replace(problem, A=A, B=B), options, workspace)
     numbers = [getattr(found.stats, name).double() for name in (*NUMBERS, "status_code")]
     return found, torch.stack(numbers)
+
+
+def with_margin(value: float, fineness: int) -> float:
+    """More than that, on a grid of so many to an octave: what is little larger is no reason to record anew."""
+    return float(2.0 ** (math.ceil(fineness * math.log2(MARGIN * value)) / fineness))
 
 
 def _described(ledger: Ledger, found: SolveResult) -> Ledger:

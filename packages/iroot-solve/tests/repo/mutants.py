@@ -45,6 +45,9 @@ CAPTURE, COMPLETENESS, DEFERRED, REPEATS = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("capture", "completeness", "deferred", "repeats")
 )
 GRAM_ROUNDED, SUMS_CHECKED = (f"packages/iroot-solve/tests/test_{name}.py" for name in ("gram_rounded", "sums_checked"))
+GENERAL_REPEATS, PLANNED, SCHULZ = (
+    f"packages/iroot-solve/tests/test_{name}.py" for name in ("general_repeats", "schulz_planned", "newton_schulz")
+)
 POWERS = "packages/iroot-solve/tests/test_powers.py"
 PLAIN = "packages/iroot-solve/tests/test_plain.py"
 SYMMETRIC, PART = (f"packages/iroot-kernels/tests/test_{name}.py" for name in ("symmetric", "symmetric_part"))
@@ -187,6 +190,19 @@ MUTANTS = (
         "return tensors, stream",
         (REPEATS,),
     ),
+    Mutant("status", f"{SOLVE_SRC}/_general_repeats.py", "if not (ledger", "if 0 and not (ledger", (GENERAL_REPEATS,)),
+    Mutant(
+        "cache",
+        f"{SOLVE_SRC}/_general_repeats.py",
+        '("general", kind_of(problem, options)), General',
+        "kind_of(problem, options), General",
+        (GENERAL_REPEATS,),
+    ),
+    Mutant("fallback", f"{SOLVE_SRC}/_general_repeats.py", "self.counted.give_up()", "pass", (GENERAL_REPEATS,)),
+    Mutant("cache", f"{SOLVE_SRC}/_general_repeats.py", "self.missed < OFTEN", "True", (GENERAL_REPEATS,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_probed_refine.py", "& (self.unseen <= UNSEEN)", "", (GENERAL_REPEATS, SCHULZ)),
+    Mutant("undo factor", f"{SOLVE_SRC}/_schulz_planned.py", "held.X.mul_(scale", "held.X.div_(scale", (PLANNED,)),
+    Mutant("coefficient", f"{SOLVE_SRC}/_schulz_planned.py", "low, high = min(", "low, high = max(", (PLANNED,)),
     Mutant("cache", f"{SOLVE_SRC}/_result.py", "not reuse or self.recording", "not reuse", (CAPTURE,)),
     Mutant("certificate", f"{SOLVE_SRC}/_case.py", "(positive <= 0)", "(positive <= -9)", (SOLVE,)),
     Mutant(
