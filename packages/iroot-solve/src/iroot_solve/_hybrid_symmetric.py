@@ -24,7 +24,7 @@ from functools import lru_cache
 
 from iroot_coeffs import Schedule, plan
 
-from iroot_solve._cost import CERTIFIED_CALLS, milliseconds
+from iroot_solve._cost import CERTIFIED_CALLS
 from iroot_solve._hybrid import HybridSchedule, corrections_for
 from iroot_solve._symmetric import COLUMNS, symmetric_rounding
 from iroot_solve._task import MAX_KAPPA, TRUNCATION_SHARE, Candidate, Task
@@ -41,6 +41,8 @@ BODY, FORMED_BEGINNINGS, BEGINNINGS, ENDINGS = (1, 2, 3, 4), (2, 3, 4), (1, 2), 
 FORMED_CALLS, CALLS = 5, 12
 # Applications of X by the certificate: to what is left, and, where X is not there to be summed, for its norm.
 FORMED_PROBES, PROBES = 1, 2
+# Of a term with 80 columns, for a product with 64 and without a recurrence.
+THIN_SHARE = 0.65
 
 
 def hybrid_candidates(task: Task, name: str, low: float, high: float, kappa: float) -> Iterator[Candidate]:
@@ -117,10 +119,9 @@ def _product_ms(task: Task, planes: str) -> float:
 
 
 def _factor_ms(task: Task, planes: str) -> float:
-    """A product of k columns with the planes of a factor: a launch, or half of what float32 reads for a plane."""
-    launch = milliseconds("coarse32", COLUMNS, 1, task.device)
-    read = task.ms("skinny32") * (0.5 if planes in ONE_PLANE else 1.0)
-    return max(launch, read) * math.ceil(task.k / COLUMNS)
+    """A product of k columns with the planes of a factor."""
+    share = THIN_SHARE / 2 if planes in ONE_PLANE else THIN_SHARE
+    return share * task.ms("thin32") * math.ceil(task.k / COLUMNS)
 
 
 def _reading_ms(task: Task, bits: int) -> float:
