@@ -51,8 +51,8 @@ WIDENED_PASSES = 3
 # With B, with the residual, and with the probes of λmin.
 CHOLESKY_SOLVES = 3
 RITZ_MS = 0.006  # the eigenvalues of one tridiagonal matrix
-# Columns that one reading of planes serves, and calls of a launch.
-MOST_COLUMNS, PLANE_CALLS = 80, 2
+# Columns that one reading of planes serves; calls of a launch, and of a look at the rest that belongs to every eighth.
+MOST_COLUMNS, PLANE_CALLS = 80, 5
 
 
 @lru_cache(maxsize=1024)
@@ -218,7 +218,7 @@ def _sum_by_planes(task: Task, ratio: float, kappa: float) -> Candidate:
     terms = checked_terms(ratio, share, task.n) if task.recorded else chebyshev_terms(ratio, share)
     fine = min(terms, coarse_terms(task.exponent, ratio, task.tol))
     term = max(1.0, (task.k * task.reuse + PROBES) / MOST_COLUMNS) * task.ms("thin32")
-    ms = (fine + terms) / 2 * term + terms * task.calls(PLANE_CALLS) + task.ms("pass32")
+    ms = (fine + terms) / 2 * term + terms * task.calls(1 if task.recorded else PLANE_CALLS) + task.ms("pass32")
     error = rounding + PLANE_SHARE * task.tol + (COARSE_SHARE * task.tol if fine < terms else 0.0)
     return Candidate("chebyshev", PLANES, None, 0.0, ms + task.calls(CERTIFIED_CALLS / 2), error, True)
 

@@ -12,6 +12,7 @@ not; then one is made for the hardest of those, if that is harder than what was 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from iroot_solve._general_system import Attempt, Hardness, Rung, System, Units
 from iroot_solve._ladder import Ledger
 from iroot_solve._newton_schulz import MOST_NOISE
 from iroot_solve._options import Options
-from iroot_solve._probed_refine import Probed, ProbedRefinement
+from iroot_solve._probed_refine import UNSEEN, Probed, ProbedRefinement
 from iroot_solve._problem import Problem
 from iroot_solve._refine import PROBES, Refined
 from iroot_solve._repeats import RECORDED_FROM, Repeat, kind_of, of_a_size, remembered, with_margin, without_numbers
@@ -147,7 +148,9 @@ def replayed_general(
 
 def _recorded(known: Hardness, problem: Problem, options: Options) -> Replay[Any] | None:
     """The call that reads nothing, if there is a plan."""
-    plan = planned(known.kappa, known.noise, known.corrections, problem.tol / 2)
+    # The residual of V, √(PROBES·n) at first, is to fall to UNSEEN: a loose tolerance asks for less than that.
+    tol = min(problem.tol / 2, UNSEEN / math.sqrt(PROBES * problem.n))
+    plan = planned(known.kappa, known.noise, known.corrections, tol)
     if plan is None:
         return None
     call = {"problem": without_numbers(problem), "plan": plan, "seed": options.seed}

@@ -106,6 +106,8 @@ CASES: tuple[Case, ...] = (
     Case("Batch 256x64 p=4", "spd", 4, _batch(256, 64, 64), root=True),
 )
 
+# Systems for a GPU, and the κ at which products are to be faster than factorisations.
+SYSTEMS, WELL_CONDITIONED = tuple((n, 64) for n in (1024, 2048, 4096)), (1e1, 1e2, 1e3)
 # Of batches, and the size of their matrices.
 BATCHES = ((512, 64), (256, 128), (64, 256), (32, 512), (16, 1024))
 # Roots of the sizes that a GPU is for; run where they are asked for by name.
@@ -124,6 +126,9 @@ LARGE: tuple[Case, ...] = (
     ),
     Case("Many matrices p=4", "spd", 4, _batches(1e3, (10**6, 16), (512, 64)), root=True),
     Case("Large thin p=2", "spd", 2, _single([(n, 64) for n in (1024, 2048, 4096)], (1e2, 1e4))),
+    Case("Large inverse p=1", "spd", 1, _single(SYSTEMS, WELL_CONDITIONED)),
+    Case("Large non-SPD p=1", "nonspd", 1, _single(SYSTEMS, WELL_CONDITIONED)),
+    Case("Large columns p=2", "spd", 2, _single([(8192, 16), (8192, 64)], (1e2, 1e3))),
 )
 
 
