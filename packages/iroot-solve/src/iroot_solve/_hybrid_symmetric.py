@@ -5,7 +5,7 @@ of what a correction leaves of an error e. ρ is the error of X over X, as it wa
 
 - An error δ in an early Y makes one of A⁻¹·δ·e: the share ‖δ‖_F·‖A⁻¹‖_F/n of e whatever e is, if δ is spread over all
   eigenvectors, and that is what ρ is, too. So are the thin products: what they round, they round of the vector at hand.
-  Acting on columns ε + 3ρ is planned for (1.1 to 4.7 times the ρ of the same matrix was seen for log-spaced, power-law
+  Acting on columns ε + 4ρ is planned for (1.1 to 4.7 times the ρ of the same matrix was seen for log-spaced, power-law
   and clustered spectra and for a lone small eigenvalue, κ = 10 … 10⁴, n = 128 under the interpreter).
 - A late product rounds X by a share of ‖X‖ in all directions, Δ, and Δ·A·e is that share of ‖A⁻¹‖·‖A‖ = κ: invisible
   in ρ, and in Z before the first correction. A formed X leaves up to ε + ρ·κ/2, so that in one plane it is none from
@@ -33,7 +33,7 @@ STOPS = (0.3, 0.1, 0.03, 0.01)
 # A correction that is predicted to leave more than this may leave all of it.
 MOST_LEFT = 0.3
 # What rounding leaves of an error, over ρ, and where X is formed over ρ·κ.
-LEFT, FORMED_LEFT = 3.0, 0.5
+LEFT, FORMED_LEFT = 4.0, 0.5
 ONE_PLANE = ("fp16", "bf16")
 # Degrees; a step with X formed takes two products more than a polynomial does, one without takes one more.
 BODY, FORMED_BEGINNINGS, BEGINNINGS, ENDINGS = (1, 2, 3, 4), (2, 3, 4), (1, 2), (1, 2, 3, 4, 8, 12, 16)
