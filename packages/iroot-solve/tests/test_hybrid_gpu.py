@@ -64,9 +64,11 @@ def test_auto(n, k, kappa):
     """Whatever it takes, its answer is right; what that is depends on the table of times."""
     A, B, expected = _problem(n, k, kappa)
     found = solve_spd(A, B, p_val=1)
-    assert found.stats.status == "converged" and found.stats.fallbacks == ()
+    assert found.stats.status == "converged"
+    # Cholesky in float32 is refined where it turns out that it has to be.
+    assert found.stats.fallbacks in ((), ("more steps",) if found.stats.strategy == "cholesky" else ())
     assert _error(found.Z, expected) <= 1e-4
-    assert found.stats.strategy in ("hybrid-pe-nsrc", "cholesky", "direct-solve")
+    assert found.stats.strategy in ("hybrid-pe-nsrc", "cholesky", "direct-solve", "materialize-root")
 
 
 @pytest.mark.parametrize("n", [200, 1000])

@@ -26,8 +26,8 @@ from iroot_coeffs import Schedule, plan
 
 from iroot_solve._cost import CERTIFIED_CALLS
 from iroot_solve._hybrid import HybridSchedule, corrections_for
-from iroot_solve._symmetric import COLUMNS, symmetric_rounding
-from iroot_solve._task import MAX_KAPPA, TRUNCATION_SHARE, Candidate, Task
+from iroot_solve._symmetric import symmetric_rounding
+from iroot_solve._task import COLUMNS, MAX_KAPPA, TRUNCATION_SHARE, Candidate, Task
 
 STOPS = (0.3, 0.1, 0.03, 0.01)
 # A correction that is predicted to leave more than this may leave all of it.
@@ -41,8 +41,6 @@ BODY, FORMED_BEGINNINGS, BEGINNINGS, ENDINGS = (1, 2, 3, 4), (2, 3, 4), (1, 2), 
 FORMED_CALLS, CALLS = 5, 12
 # Applications of X by the certificate: to what is left, and, where X is not there to be summed, for its norm.
 FORMED_PROBES, PROBES = 1, 2
-# Of a term with 80 columns, for a product with 64 and without a recurrence.
-THIN_SHARE = 0.65
 
 
 def hybrid_candidates(task: Task, name: str, low: float, high: float, kappa: float) -> Iterator[Candidate]:
@@ -99,29 +97,19 @@ def _steps(kappa: float, stop: float, share: float, formed: bool) -> Schedule:
 def _share(task: Task, planes: str, stop: float) -> float:
     """Of all thin products of one factor in the time of a square one, in sixteenths, so that plans repeat."""
     applications = corrections_for(stop, TRUNCATION_SHARE * task.tol) + 1 + PROBES
-    share = applications * _factor_ms(task, planes) / _product_ms(task, planes)
+    one = planes in ONE_PLANE
+    share = applications * task.factor_ms(one) / task.symmetric_ms(one)
     return min(15, math.ceil(16 * share)) / 16
 
 
 def hybrid_ms(task: Task, schedule: HybridSchedule, planes: str) -> float:
     """Products, applications of X and residuals, those of the certificate among them."""
     m, formed = schedule.corrections, schedule.formed
-    applied = _reading_ms(task, 32) if formed else schedule.factors * _factor_ms(task, planes)
-    ms = schedule.steps.products(None if formed else 0.0) * _product_ms(task, planes)
+    applied = _reading_ms(task, 32) if formed else schedule.factors * task.factor_ms(planes in ONE_PLANE)
+    ms = schedule.steps.products(None if formed else 0.0) * task.symmetric_ms(planes in ONE_PLANE)
     ms += (m + 1 + (FORMED_PROBES if formed else PROBES)) * applied
     ms += (m + 1) * _reading_ms(task, 64) + task.ms("pass64")
     return ms + task.calls(CERTIFIED_CALLS + (m + 1) * (FORMED_CALLS if formed else CALLS))
-
-
-def _product_ms(task: Task, planes: str) -> float:
-    """A symmetric product."""
-    return task.ms("coarse32" if planes in ONE_PLANE else "symmetric32")
-
-
-def _factor_ms(task: Task, planes: str) -> float:
-    """A product of k columns with the planes of a factor."""
-    share = THIN_SHARE / 2 if planes in ONE_PLANE else THIN_SHARE
-    return share * task.ms("thin32") * math.ceil(task.k / COLUMNS)
 
 
 def _reading_ms(task: Task, bits: int) -> float:

@@ -37,6 +37,8 @@ from iroot_solve._task import MAX_KAPPA
 RECORDED_FROM, MOST_KINDS, MOST_TIMES = 3, 8, 3
 # Numbers of A: beyond them the device takes longer than the host, and buffers are large (36 bytes for each).
 LARGEST = 2**24
+# Likewise where all that is held of A are itself, a copy and planes, 18 bytes for each.
+LARGEST_READ = 2**27
 ON = ("cuda",)
 # Over the condition that an eager call was planned for, which is on the safe side already.
 MARGIN = 1.2
@@ -159,16 +161,16 @@ def replayed(
 
 def _recordable(problem: Problem, options: Options, ws: SolveWorkspace) -> bool:
     """Whether the call is one whose deferred form does the same."""
-    here = of_a_size(problem) and not ws.recording and problem.gram is None
+    here = of_a_size(problem, LARGEST_READ) and not ws.recording and problem.gram is None
     plain = options.precond == PrecondConfig(ridge_rel=options.precond.ridge_rel) and options.lambda_max is None
     usual = options.verify and options.fallback and not options.pinv and options.look == "auto"
     given = options.abc_t is not None or options.expected_reuse > 1 or options.strategy not in DEFERRABLE
     return bool(here and plain and usual and not given and problem.exponent < 1)
 
 
-def of_a_size(problem: Problem) -> bool:
+def of_a_size(problem: Problem, most: int = LARGEST) -> bool:
     """On a device, and not too much for it."""
-    return problem.A.device.type in ON and problem.A.numel() <= LARGEST and not problem.empty
+    return problem.A.device.type in ON and problem.A.numel() <= most and not problem.empty
 
 
 def kind_of(problem: Problem, options: Options) -> Hashable:
@@ -203,7 +205,8 @@ def _worthwhile(problem: Problem, options: Options) -> bool:
     task, kappa = task_of(problem, options), options.kappa_max
     found = fastest(task, 1 / (2 * kappa), 1.0, kappa, recordable(task, options.strategy))
     usual = choose(replace(task, recorded=False, reduced=True), 1 / kappa, 1.0, options.strategy, kappa)
-    return task.meets(found.error) and found.milliseconds < usual.milliseconds
+    fits = problem.A.numel() <= LARGEST or found.strategy == "chebyshev"
+    return fits and task.meets(found.error) and found.milliseconds < usual.milliseconds
 
 
 def _deferred(

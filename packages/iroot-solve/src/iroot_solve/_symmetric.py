@@ -32,8 +32,6 @@ IN_FLOAT32 = (("fp16", 0), ("fp16x3", 1), ("fp16x3", 0))
 TRUNCATION_SHARE = 0.1
 # How much more a coarse last step may round than was measured: that depends on what is left for it to do.
 COARSE_SCATTER = 3.0
-# Thin products are of 64 columns at a time, and as long as one with 16 in float32: both read the matrix.
-COLUMNS = 64
 
 
 def symmetric_candidates(
@@ -61,7 +59,7 @@ def _candidate(
     schedule = symmetric_steps(task, *spectrum, direct, first)
     last = schedule.steps[-1].degree
     thin = schedule.power * (len(schedule) - 1 + last) if direct else int(not task.root)
-    ms = _square_ms(task, schedule, direct, planes, coarse) + task.reuse * thin * _thin_ms(task)
+    ms = _square_ms(task, schedule, direct, planes, coarse) + task.reuse * thin * task.factor_ms()
     ms += certificate_ms(task, thin if direct else 1, len(schedule) if direct else 1, not direct)
     error = symmetric_rounding(planes, coarse, schedule.steps[0].degree, kappa, task.exponent) + schedule.error
     square = schedule.products(0.0 if direct else None)
@@ -72,7 +70,7 @@ def _candidate(
 def symmetric_steps(task: Task, low: float, high: float, direct: bool, first: int) -> Schedule:
     """The cheapest schedule on [low, high] that has a form in symmetric products, from a first step of that degree."""
     kappa, tol = min(max(high / low, 1.0), MAX_KAPPA), max(TRUNCATION_SHARE * task.tol, 4e-15)
-    share = min(1.0, math.ceil(16 * _thin_ms(task) / task.ms("symmetric32")) / 16) if direct else 1.0
+    share = min(1.0, math.ceil(16 * task.factor_ms() / task.symmetric_ms(False)) / 16) if direct else 1.0
     return _from_degree(first, kappa, tol, task.exponent, share).rescaled(high)
 
 
@@ -112,12 +110,7 @@ def _square_ms(task: Task, schedule: Schedule, direct: bool, planes: str, coarse
     """The products of n×n matrices, the last `coarse` steps in one plane."""
     counts = [schedule.products_of(i, 0.0 if direct else None) for i in range(len(schedule))]
     fine = 0 if planes in ("fp16", "bf16") else len(counts) - coarse
-    return sum(counts[:fine]) * task.ms("symmetric32") + sum(counts[fine:]) * task.ms("coarse32")
-
-
-def _thin_ms(task: Task) -> float:
-    """A product with B."""
-    return task.ms("skinny32") * math.ceil(task.k / COLUMNS)
+    return sum(counts[:fine]) * task.symmetric_ms(False) + sum(counts[fine:]) * task.symmetric_ms(True)
 
 
 @lru_cache(maxsize=1)

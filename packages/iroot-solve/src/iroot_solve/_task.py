@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,6 +14,10 @@ from iroot_solve._hybrid import HybridSchedule
 
 # Milliseconds of a small kernel in a graph: 2 to 2.3 µs on an H200 (a certificate of 125 of them, n = 1024).
 GRAPH_CALL = 2.2e-3
+# Torch calls that take the host as long as the launch of a product.
+LAUNCH_CALLS = 1.6
+# Columns of a thin product, and what it takes of a term of a recurrence with 80.
+COLUMNS, THIN_SHARE = 64, 0.65
 SUMS = ("chebyshev", "cayley")
 MAX_KAPPA = 1e14
 # Of tol, for the truncation error: most is left to rounding and its estimate.
@@ -58,6 +63,16 @@ class Task:
     def calls(self, count: float) -> float:
         """Predicted time of so many torch calls on next to nothing."""
         return GRAPH_CALL * count if self.recorded else calls_ms(count, self.device)
+
+    def symmetric_ms(self, coarse: bool) -> float:
+        """Predicted time of a symmetric product, in one plane or in two; the host takes its own for a launch."""
+        ms = self.ms("coarse32" if coarse else "symmetric32")
+        return ms if self.recorded else max(ms, self.calls(LAUNCH_CALLS))
+
+    def factor_ms(self, coarse: bool = False) -> float:
+        """The same of a thin product with all columns."""
+        ms = THIN_SHARE * (0.5 if coarse else 1.0) * self.ms("thin32") * math.ceil(self.k / COLUMNS)
+        return ms if self.recorded else max(ms, self.calls(LAUNCH_CALLS))
 
     @property
     def quiet(self) -> bool:
