@@ -30,6 +30,8 @@ IN_FLOAT32 = (("fp16", 0), ("fp16x3", 1), ("fp16x3", 0))
 # Of tol, for the truncation error. Here it is rounding that takes the rest, and an estimate of both above tol/2 costs a
 # solve in float64; less of it costs a product.
 TRUNCATION_SHARE = 0.1
+# Likewise of a recorded call, for which there has to be room beside what is rounded.
+RECORDED_SHARE = 0.05
 # How much more a coarse last step may round than was measured: that depends on what is left for it to do.
 COARSE_SCATTER = 3.0
 
@@ -69,7 +71,8 @@ def _candidate(
 @lru_cache(maxsize=1024)
 def symmetric_steps(task: Task, low: float, high: float, direct: bool, first: int) -> Schedule:
     """The cheapest schedule on [low, high] that has a form in symmetric products, from a first step of that degree."""
-    kappa, tol = min(max(high / low, 1.0), MAX_KAPPA), max(TRUNCATION_SHARE * task.tol, 4e-15)
+    kappa, of_tol = min(max(high / low, 1.0), MAX_KAPPA), RECORDED_SHARE if task.recorded else TRUNCATION_SHARE
+    tol = max(of_tol * task.tol, 4e-15)
     share = min(1.0, math.ceil(16 * task.factor_ms() / task.symmetric_ms(False)) / 16) if direct else 1.0
     return _from_degree(first, kappa, tol, task.exponent, share).rescaled(high)
 
