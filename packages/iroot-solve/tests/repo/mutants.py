@@ -168,7 +168,7 @@ MUTANTS = (
         "~finite",
         (DEFERRED,),
     ),
-    Mutant("bound", f"{SOLVE_SRC}/_matrix.py", "pow_(1 / POWER)", "pow_(2 / POWER)", (DEFERRED,)),
+    Mutant("bound", f"{SOLVE_SRC}/_matrix.py", "pow_(1 / power)", "pow_(2 / power)", (DEFERRED,)),
     Mutant(
         "bound",
         f"{SOLVE_SRC}/_matrix.py",
@@ -221,8 +221,8 @@ MUTANTS = (
     Mutant(
         "update term",
         f"{KERNELS_SRC}/_series.py",
-        "addcmul_(solve(V), slope)",
-        "addcmul_(solve(V), -slope)",
+        "addcmul_(action(V), slope, value",
+        "addcmul_(action(V), -slope, value",
         (KERNELS,),
     ),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + gram.exponent", "self.undo", (GRAM,)),
