@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from iroot_kernels import PlaneMatrix
+from iroot_kernels import PlaneMatrix, chebyshev_series
 from iroot_solve import SolveWorkspace, _case, solve_spd
 from iroot_solve._blind import fastest, recordable
 from iroot_solve._choose import candidates, choose
@@ -120,6 +120,29 @@ def test_an_eigenvalue_below_what_was_promised_is_seen_by_the_probes(planes, wit
     assert found.error[0] == torch.inf and found.error[1] <= 1e-4
 
 
+@pytest.mark.parametrize(("form", "room"), [("by_planes", False), ("fixed", False), ("checked", True)])
+def test_the_series_has_room_below_where_probes_watch(planes, monkeypatch, spd, rhs, form, room):
+    seen = []
+
+    def noted(matrix, W, c, low, high, **settings):
+        seen.append((low, high))
+        return chebyshev_series(matrix, W, c, low, high, **settings)
+
+    monkeypatch.setattr("iroot_solve._sums_by_planes.chebyshev_series", noted)
+    span = Span(Fraction(-1, 2), 0.1, 1.1, 1e-2)
+    FORMS[form](spd(N, 10.0)[None], rhs(1, N, K), span, SolveWorkspace())
+    assert seen == [(pytest.approx(0.1 - room * MOVED * 1.1), pytest.approx(1.1 * (1 + 2 * MOVED)))]
+
+
+@pytest.mark.slow
+def test_eigenvalues_that_one_plane_moves_are_no_others(planes, with_spectrum, rhs, truth):
+    """Half of them at either promised end: of the lower ones one plane takes up to a fifth."""
+    A, B = with_spectrum(SPECTRA["two"](1e3, N), 3, torch.float32)[None], rhs(1, N, K)
+    found = checked_by_planes(A, B, Span(Fraction(-1), 1e-3, 1.0, 1e-2), SolveWorkspace(), 5)
+    assert "one plane" in found.backend and float(found.error) <= 1e-2
+    assert float(_relative(found.Z, truth(A, B, -1.0))) <= 3 * float(found.error)
+
+
 # Where one plane begins -----------------------------------------------------------------------------------------------
 
 
@@ -143,7 +166,8 @@ class _Simulated:
     """What one plane from a term on adds to the sum, in units of COARSE_SHARE·tol·spread."""
 
     def __init__(self, spectrum, kappa, p, tol, seed, top=False, n=128):
-        rng, self.span = np.random.default_rng(seed), Span(Fraction(-1, p), 1 / kappa, 1.0, tol)
+        rng, self.kappa = np.random.default_rng(seed), kappa
+        self.span = Span(Fraction(-1, p), 1 / kappa, 1.0, tol)
         self.Q, self.values = np.linalg.qr(rng.standard_normal((n, n)))[0], SPECTRA[spectrum](kappa, n)
         self.S = (self.Q * self.values) @ self.Q.T
         self.B = 3 * self.Q[:, np.argsort(self.values)[-K:]] if top else rng.standard_normal((n, K))
@@ -157,7 +181,7 @@ class _Simulated:
         return (self.Q * self.values ** float(self.span.exponent)) @ (self.Q.T @ V)
 
     def __call__(self, start):
-        found = _series(self.S, self.B, self.c, self.span.kappa, start)
+        found = _series(self.S, self.B, self.c, self.kappa, start)
         return np.linalg.norm(found - self.exact) / self.unit
 
 
@@ -187,12 +211,13 @@ def test_the_planner_knows_about_how_many_terms_that_is(p, tol):
 @pytest.mark.parametrize("n", [64, 256, 400])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_one_plane_moves_eigenvalues_by_no_more_than_it_is_said_to(n, share):
-    """The smallest of two values, so many of them; at a distance of 1 the others add MOVED² or so."""
+    """The ends of two values, so many of the small one; at a distance of 1 others add MOVED² or so."""
     values = np.where(np.arange(n) < share * n, 1e-3, 1.0)
     Q = np.linalg.qr(np.random.default_rng(n).standard_normal((n, n)))[0]
     S = (Q * values) @ Q.T
-    moved = 1e-3 - np.linalg.eigvalsh(_to_11_bits((S + S.T) / 2))[0]
-    assert moved <= MOVED + 4 * MOVED**2 and (share != 0.5 or moved >= MOVED / 2)
+    found = np.linalg.eigvalsh(_to_11_bits((S + S.T) / 2))
+    assert 1e-3 - found[0] <= MOVED + 4 * MOVED**2 and found[-1] - 1 <= 2 * MOVED + 4 * MOVED**2
+    assert share != 0.5 or 1e-3 - found[0] >= MOVED / 2
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -207,7 +232,9 @@ def test_a_kept_promise_is_not_refused_for_what_one_plane_moves(p, kappa):
         plan = plan_of("chebyshev", span.exponent, span.kappa, SHARE * tol, len(added.S))
         c, count = chebyshev_series_of(span.exponent, span.kappa), plan.counted.terms
         last = np.where(np.arange(count + 1) > count - 8, c[: count + 1], 0.0)
-        shown[room] = np.linalg.norm(_series(added.S, added.V, last, span.kappa, span.coarse)) ** 2 / K / plan.limit
+        shown[room] = (
+            np.linalg.norm(_series(added.S / span.end, added.V, last, span.kappa, span.coarse)) ** 2 / K / plan.limit
+        )
     assert shown[True] <= 0.5 and shown[False] > 5 * shown[True]
     assert kappa < 1e3 or shown[False] > 1
 
@@ -219,6 +246,7 @@ def test_beyond_what_one_plane_can_tell_from_zero_there_is_none():
         assert span.one_plane == one and (span.coarse is not None) == one
         assert (span.more(10**4) > 0) == one and ("one plane" in span.backend(10**4)) == one
         assert span.begin == pytest.approx(1 / kappa - (MOVED if room and one else 0.0))
+        assert span.end == pytest.approx(1.0 + (2 * MOVED if one else 0.0))
 
 
 # In a call ------------------------------------------------------------------------------------------------------------
@@ -239,7 +267,7 @@ def test_a_call_that_verifies_nothing(planes, spd, rhs, truth, distance, host_re
     solve_spd(A, B, strategy="chebyshev", kappa_max=21.0, verify=False, on_failure="nan")
     with host_reads() as found:
         Z, _, stats, _ = solve_spd(A, B, strategy="chebyshev", kappa_max=21.0, verify=False, on_failure="nan")
-    assert stats.status == "unverified" and stats.backend.startswith("triton: products with columns")
+    assert found == [] and stats.status == "unverified" and stats.backend.startswith("triton: products with columns")
     assert distance(Z, truth(A, B, -0.5)) <= (SHARE + COARSE_SHARE) * 1e-4 + 1e-5
 
 

@@ -98,9 +98,14 @@ class Span(NamedTuple):
         return self.low - MOVED * self.high if self.room and self.one_plane else self.low
 
     @property
+    def end(self) -> float:
+        """Where it ends: one plane raises the largest eigenvalue by up to 2·2^-12.3, where all are the largest."""
+        return self.high * (1 + 2 * MOVED) if self.one_plane else self.high
+
+    @property
     def kappa(self) -> float:
         """Of that interval."""
-        return self.high / self.begin
+        return self.end / self.begin
 
     @property
     def coarse(self) -> int | None:
@@ -114,7 +119,7 @@ class Span(NamedTuple):
             W,
             chebyshev_series_of(self.exponent, self.kappa),
             self.begin,
-            self.high,
+            self.end,
             exponent=float(self.exponent),
             tol=SHARE * self.tol,
             ws=ws,
@@ -172,9 +177,8 @@ def checked_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed
 
 def fixed_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace) -> Outcome:
     """The same without an error: as many terms as [low, high] needs."""
-    kappa = span.high / span.low
-    terms = without_tail(chebyshev_series_of(span.exponent, kappa), SHARE * span.tol)
+    terms = without_tail(chebyshev_series_of(span.exponent, span.kappa), SHARE * span.tol)
     found = span.sum(S, B.contiguous(), ws, Counted(len(terms)))
-    outcome = series_outcome("chebyshev", found, B, span.exponent, kappa, PLANES)
+    outcome = series_outcome("chebyshev", found, B, span.exponent, span.high / span.low, PLANES)
     outcome.error, outcome.backend = None, span.backend(found.terms)
     return outcome
