@@ -254,7 +254,6 @@ MUTANTS = (
     Mutant("low plane", f"{SOLVE_SRC}/_sums_by_planes.py", "(4 if room else 2) *", "0 *", (BY_PLANES,)),
     Mutant("certificate", f"{SOLVE_SRC}/_sums_by_planes.py", "LEAST_RATIO), room=True", "LEAST_RATIO)", (BY_PLANES,)),
     Mutant("planner", f"{SOLVE_SRC}/_choose.py", "c.symmetric or not (task.quiet", "not (task.quiet", (BY_PLANES,)),
-    Mutant("planner", f"{SOLVE_SRC}/_blind.py", '!= "chebyshev" or candidate.symmetric', '!= ""', (BY_PLANES,)),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + gram.exponent", "self.undo", (GRAM,)),
     Mutant("update term", f"{SOLVE_SRC}/_wide_gram.py", "alpha * torch.log1p", "-alpha * torch.log1p", (GRAM,)),
     Mutant("cache", f"{SOLVE_SRC}/_result.py", "else owner._version", "else 0", (GRAM,)),
