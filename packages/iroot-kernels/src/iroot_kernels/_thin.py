@@ -124,7 +124,20 @@ class PlaneMatrix:
 
 
 class PlaneRecurrence:
-    """Its terms, in their order; the planes of the latest are kept in the workspace."""
+    """Its terms, in their order; the planes of the latest are kept in the workspace.
+
+    Examples:
+        >>> import torch
+        >>> from iroot_kernels import PlaneMatrix, PlaneRecurrence, Workspace
+        >>> if PlaneMatrix.serves(torch.empty(256, 256, device="cuda")) if torch.cuda.is_available() else False:
+        ...     S = 0.5 * torch.eye(256, device="cuda")[None]
+        ...     here, before, total = (torch.full((1, 256, 16), x, device="cuda") for x in (1.0, 0.0, 0.0))
+        ...     terms = PlaneRecurrence(PlaneMatrix.of(S, Workspace()), here, coarse=None)
+        ...     for alpha in (1.0, 2.0):  # T_1(S)·V = V/2, T_2(S)·V = −V/2
+        ...         terms.term(here, before, total, alpha, 0.0, -1.0, 1.0)
+        ...         here, before = before, here
+        ...     assert torch.equal(here, torch.full_like(here, -0.5)) and not total.any()
+    """
 
     def __init__(self, matrix: PlaneMatrix, V: Tensor, coarse: int | None) -> None:
         (b, stored, N), k = matrix.planes.shape[:3], V.shape[-1]

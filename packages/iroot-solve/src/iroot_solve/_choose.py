@@ -27,7 +27,7 @@ from iroot_solve._lanczos import SHARE, lanczos_steps
 from iroot_solve._predict import rounding_error
 from iroot_solve._sums import MOST_KAPPA, cayley_terms, chebyshev_terms, checked_terms
 from iroot_solve._sums import SHARE as SUM_SHARE
-from iroot_solve._sums_by_planes import COARSE_SHARE, PLANES, coarse_terms
+from iroot_solve._sums_by_planes import COARSE_SHARE, PLANES, coarse_terms, one_plane_serves
 from iroot_solve._sums_by_planes import SHARE as PLANE_SHARE
 from iroot_solve._symmetric import symmetric_candidates
 from iroot_solve._task import MAX_KAPPA, SUMS, TRUNCATION_SHARE, Candidate, Task
@@ -216,7 +216,8 @@ def _sum_by_planes(task: Task, ratio: float, kappa: float) -> Candidate:
         rounding = math.inf
     share = PLANE_SHARE / SUM_SHARE * task.tol
     terms = checked_terms(ratio, share, task.n) if task.recorded else chebyshev_terms(ratio, share)
-    fine = min(terms, coarse_terms(task.exponent, ratio, task.tol))
+    mixed = one_plane_serves(ratio, task.recorded)
+    fine = min(terms, coarse_terms(task.exponent, ratio, task.tol)) if mixed else terms
     term = max(1.0, (task.k * task.reuse + PROBES) / MOST_COLUMNS) * task.ms("thin32")
     ms = (fine + terms) / 2 * term + terms * task.calls(1 if task.recorded else PLANE_CALLS) + task.ms("pass32")
     error = rounding + PLANE_SHARE * task.tol + (COARSE_SHARE * task.tol if fine < terms else 0.0)

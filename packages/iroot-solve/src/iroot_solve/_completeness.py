@@ -35,6 +35,8 @@ NARROWEST = 0.998
 # Products at most: beyond them a larger l is taken, and what lies below that counts as unfinished. A plan for a loose
 # tolerance and a large p may need many; a caller's last step may have been meant to leave its interval unfinished.
 CAP, CALLERS_CAP, CAP_PER_DEGREE = 200, 8, 3
+# Entries of Y that its planes hold: no more than u, which is 4^(p/2) or so after steps of degree 1 or 2.
+MOST_ENTRY = 3.95
 
 
 def degree(n: int, end: Step, given: bool = False) -> tuple[int, float]:
@@ -76,7 +78,8 @@ def unfinished(Y: Tensor, end: Step, seed: int, ws: SolveWorkspace, given: bool 
     V = ws.hold(normal_numbers(n, Y.device, seed, Y.dtype)).expand(b, n, -1)
     # x(y) = x(0)·(1 − y/c) with c = (u + l)/2, and u = c·(1 + 1/x(0)).
     slope = (start + 1) / end.hi
-    grown = (_by_planes if PlaneMatrix.serves(Y) else _by_products)(Y, V, j, start, slope, ws)
+    by_planes = PlaneMatrix.serves(Y) and end.hi <= MOST_ENTRY
+    grown = (_by_planes if by_planes else _by_products)(Y, V, j, start, slope, ws)
     found = norm(grown).square_().div_(LIMIT * PROBES * math.cosh(j * math.acosh(start)) ** 2)
     return found.nan_to_num_(math.inf, math.inf)
 

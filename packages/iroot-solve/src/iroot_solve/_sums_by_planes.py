@@ -29,6 +29,9 @@ PLANES = "fp16x3"
 SHARE, COARSE_SHARE = 0.1, 0.05
 # What one plane adds to a V_j, over ‖B‖, and where the effect is looked at.
 COARSE, PLACES = 2.0**-10, 513
+# By how much one plane lowers the smallest eigenvalue, of the largest: numbers rounded independently act on the q·n
+# eigenvectors of one as a matrix of norm 2·√q·2^-12.3·‖S‖_F/√n, and ‖S‖_F/√n ≤ √(1 − q) where they add little to it.
+MOVED = 2.0**-12
 
 
 @lru_cache(maxsize=256)
@@ -36,24 +39,33 @@ def coarse_from(exponent: Fraction, kappa: float, tol: float) -> int:
     """The term from which A may be rounded to one plane of 11 bits.
 
     An error e of V_j = T_j(X)·B is one of S_j(X)·e in the sum, S_j = Σ_{i≥j} c_i·U_{i−j}. Rounding S and V_{j−1} in
-    2·X·V_{j−1}, numbers independently, makes ‖e‖ ≤ COARSE·‖B‖, COARSE = 4·2^-12.3·‖S‖_F/(√n·u) and a little more, in
-    directions that differ from term to term: squares add up. An e in all directions is at most max |S_j/f| of f(A)·V
-    with V in all directions; how much more of Z that is, random columns show, as for all that is rounded.
+    2·X·V_{j−1}, numbers independently, makes ‖e‖ ≤ COARSE·‖B‖, COARSE = 4·2^-12.3·‖S‖_F/(√n·u) and a little more.
+    Where the spectrum is two values, ±1 of X, V_j is one of two, by turns, and so is e: every other one adds up. An e
+    in all directions is at most max |S_j/f| of f(A)·V with V in all directions; how much more of Z that is, random
+    columns show, as for all that is rounded.
     """
     c, x = chebyshev_series_of(exponent, kappa), np.cos(np.linspace(0.0, math.pi, PLACES))
     f = ((1 + 1 / kappa + (1 - 1 / kappa) * x) / 2) ** float(exponent)
-    here, after, total = np.zeros_like(x), np.zeros_like(x), 0.0
+    here, after, totals = np.zeros_like(x), np.zeros_like(x), [0.0, 0.0]
     for j in range(len(c) - 1, 0, -1):
         here, after = c[j] + 2 * x * here - after, here
-        total += float(np.abs(here / f).max()) ** 2
-        if COARSE * math.sqrt(total) > COARSE_SHARE * tol:
+        totals[j % 2] += float(np.abs(here / f).max())
+        if COARSE * math.hypot(*totals) > COARSE_SHARE * tol:
             return j
     return 0
 
 
+def one_plane_serves(kappa: float, room: bool) -> bool:
+    """Whether no eigenvalue on [1/κ, 1] is moved more than half way to 0, with `room` a quarter.
+
+    Below the interval V_j grows exponentially, and at its ends errors of it do with j.
+    """
+    return (4 if room else 2) * MOVED * kappa <= 1
+
+
 def coarse_terms(exponent: Fraction, kappa: float, tol: float) -> int:
-    """About as many as `coarse_from` leaves in two planes; fitted to it, and right to a tenth for p = 1, 2, 4."""
-    growth = COARSE / (2 * COARSE_SHARE * tol) * abs(float(exponent)) ** 1.8 * kappa**0.65
+    """About as many as `coarse_from` leaves in two planes; fitted to it for p = 1, 2, 4, tol ≤ 1e-3, κ ≤ 2e3."""
+    growth = 0.65 * COARSE / (2 * COARSE_SHARE * tol) * abs(float(exponent)) ** 1.72 * kappa**0.9
     return max(0, math.ceil(math.sqrt(kappa) / 2 * math.log(growth)))
 
 
@@ -65,26 +77,49 @@ class Span(NamedTuple):
         low: About the lower end of the spectrum.
         high: A bound of the upper end.
         tol: Of the result.
+        room: For what one plane moves: the series begins that much below, for those who take what it shows outside for
+            an eigenvalue that was missed.
     """
 
     exponent: Fraction
     low: float
     high: float
     tol: float
+    room: bool = False
 
     @property
-    def coarse(self) -> int:
-        """The term from which one plane is read."""
-        return coarse_from(self.exponent, self.high / self.low, self.tol)
+    def one_plane(self) -> bool:
+        """Whether one is read at all."""
+        return one_plane_serves(self.high / self.low, self.room)
+
+    @property
+    def begin(self) -> float:
+        """Where the interval of the series begins."""
+        return self.low - MOVED * self.high if self.room and self.one_plane else self.low
+
+    @property
+    def end(self) -> float:
+        """Where it ends: one plane raises the largest eigenvalue by up to 2·2^-12.3, where all are the largest."""
+        return self.high * (1 + 2 * MOVED) if self.one_plane else self.high
+
+    @property
+    def kappa(self) -> float:
+        """Of that interval."""
+        return self.end / self.begin
+
+    @property
+    def coarse(self) -> int | None:
+        """The term from which one plane is read; `None`: in none."""
+        return coarse_from(self.exponent, self.kappa, self.tol) if self.one_plane else None
 
     def sum(self, S: Tensor, W: Tensor, ws: SolveWorkspace, counted: Counted | None) -> SeriesResult:
         """The series for W, B with probes unless `counted` knows of none."""
         return chebyshev_series(
             PlaneMatrix.of(S, ws, "series"),
             W,
-            chebyshev_series_of(self.exponent, self.high / self.low),
-            self.low,
-            self.high,
+            chebyshev_series_of(self.exponent, self.kappa),
+            self.begin,
+            self.end,
             exponent=float(self.exponent),
             tol=SHARE * self.tol,
             ws=ws,
@@ -95,12 +130,15 @@ class Span(NamedTuple):
 
     def more(self, terms: int) -> float:
         """What those in one plane add to the error, at most."""
-        return COARSE_SHARE * self.tol if self.coarse < terms - 1 else 0.0
+        return COARSE_SHARE * self.tol if self._in_one_plane(terms) else 0.0
 
     def backend(self, terms: int) -> str:
         """What computed the products of so many terms."""
-        coarse = max(0, terms - 1 - self.coarse)
+        coarse = self._in_one_plane(terms)
         return "triton: products with columns" + (f", one plane in the last {coarse}" if coarse else "")
+
+    def _in_one_plane(self, terms: int) -> int:
+        return 0 if self.coarse is None else max(0, terms - 1 - self.coarse)
 
 
 def by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed: int, kappa: float | None = None) -> Outcome:
@@ -128,9 +166,9 @@ def by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed: int, k
 
 def checked_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed: int) -> Outcome:
     """The same of as many terms as a promise needs, nothing read; see `_sums_checked`."""
-    span = span._replace(low=min(span.low, span.high / LEAST_RATIO))
+    span = span._replace(low=min(span.low, span.high / LEAST_RATIO), room=True)
     W, kappa = probed(B, ws, seed, True), span.high / span.low
-    plan = plan_of("chebyshev", span.exponent, kappa, SHARE * span.tol, B.shape[-2])
+    plan = plan_of("chebyshev", span.exponent, span.kappa, SHARE * span.tol, B.shape[-2])
     found = span.sum(S, W, ws, plan.counted)
     outcome = checked("chebyshev", found, plan, W, span.exponent, kappa, PLANES, span.more(found.terms))
     outcome.backend = span.backend(found.terms)
@@ -139,9 +177,8 @@ def checked_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed
 
 def fixed_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace) -> Outcome:
     """The same without an error: as many terms as [low, high] needs."""
-    kappa = span.high / span.low
-    terms = without_tail(chebyshev_series_of(span.exponent, kappa), SHARE * span.tol)
+    terms = without_tail(chebyshev_series_of(span.exponent, span.kappa), SHARE * span.tol)
     found = span.sum(S, B.contiguous(), ws, Counted(len(terms)))
-    outcome = series_outcome("chebyshev", found, B, span.exponent, kappa, PLANES)
+    outcome = series_outcome("chebyshev", found, B, span.exponent, span.high / span.low, PLANES)
     outcome.error, outcome.backend = None, span.backend(found.terms)
     return outcome

@@ -50,6 +50,8 @@ GENERAL_REPEATS, PLANNED, SCHULZ = (
 )
 POWERS = "packages/iroot-solve/tests/test_powers.py"
 PLAIN = "packages/iroot-solve/tests/test_plain.py"
+BY_PLANES, LOOKS_BY_PLANES = (f"packages/iroot-solve/tests/test_{name}_by_planes.py" for name in ("sums", "looks"))
+THIN = "packages/iroot-kernels/tests/test_thin.py"
 SYMMETRIC, PART = (f"packages/iroot-kernels/tests/test_{name}.py" for name in ("symmetric", "symmetric_part"))
 COEFFS, KERNELS, PRECOND, SOLVE = (f"packages/{name}/tests" for name in PACKAGES)
 COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-', '_')}" for name in PACKAGES[:3])
@@ -168,7 +170,7 @@ MUTANTS = (
         "~finite",
         (DEFERRED,),
     ),
-    Mutant("bound", f"{SOLVE_SRC}/_matrix.py", "pow_(1 / POWER)", "pow_(2 / POWER)", (DEFERRED,)),
+    Mutant("bound", f"{SOLVE_SRC}/_matrix.py", "pow_(1 / power)", "pow_(2 / power)", (DEFERRED,)),
     Mutant(
         "bound",
         f"{SOLVE_SRC}/_matrix.py",
@@ -221,10 +223,37 @@ MUTANTS = (
     Mutant(
         "update term",
         f"{KERNELS_SRC}/_series.py",
-        "addcmul_(solve(V), slope)",
-        "addcmul_(solve(V), -slope)",
+        "addcmul_(action(V), slope, value",
+        "addcmul_(action(V), -slope, value",
         (KERNELS,),
     ),
+    Mutant(
+        "update term",
+        f"{KERNELS_SRC}/_series.py",
+        "factor * offset, -1.0, c)",
+        "factor * offset, 1.0, c)",
+        (BY_PLANES,),
+    ),
+    Mutant("update term", f"{KERNELS_SRC}/_thin_triton.py", "value += gamma *", "value -= gamma *", (THIN,)),
+    Mutant("hazard", f"{KERNELS_SRC}/_thin_triton.py", "first == 0, batch, 0", "first == 0, 0, batch", (THIN,)),
+    Mutant("low plane", f"{KERNELS_SRC}/_thin_triton.py", "tl.dot(s1, v0, block)", "tl.dot(s0, v0, block)", (THIN,)),
+    Mutant("low plane", f"{KERNELS_SRC}/_thin.py", "self.terms >= self.coarse", "False", (THIN,)),
+    Mutant("scale", f"{KERNELS_SRC}/_thin_triton.py", "shift = tl.where(", "shift = 0 * tl.where(", (THIN,)),
+    Mutant(
+        "bound", f"{SOLVE_SRC}/_matrix.py", "exponent.double().div_(power)", "exponent.double()", (LOOKS_BY_PLANES,)
+    ),
+    Mutant("range", f"{SOLVE_SRC}/_completeness.py", " and end.hi <= MOST_ENTRY", "", (LOOKS_BY_PLANES,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_sums_checked.py", "more, _spread(found.Z, W))", "more, 1.0)", (BY_PLANES,)),
+    Mutant(
+        "low plane",
+        f"{SOLVE_SRC}/_sums_by_planes.py",
+        "hypot(*totals) > COARSE_SHARE",
+        "hypot(*totals) > 9 * COARSE_SHARE",
+        (BY_PLANES,),
+    ),
+    Mutant("low plane", f"{SOLVE_SRC}/_sums_by_planes.py", "(4 if room else 2) *", "0 *", (BY_PLANES,)),
+    Mutant("certificate", f"{SOLVE_SRC}/_sums_by_planes.py", "LEAST_RATIO), room=True", "LEAST_RATIO)", (BY_PLANES,)),
+    Mutant("planner", f"{SOLVE_SRC}/_choose.py", "c.symmetric or not (task.quiet", "not (task.quiet", (BY_PLANES,)),
     Mutant("undo factor", f"{SOLVE_SRC}/_scales.py", "self.undo + gram.exponent", "self.undo", (GRAM,)),
     Mutant("update term", f"{SOLVE_SRC}/_wide_gram.py", "alpha * torch.log1p", "-alpha * torch.log1p", (GRAM,)),
     Mutant("cache", f"{SOLVE_SRC}/_result.py", "else owner._version", "else 0", (GRAM,)),
