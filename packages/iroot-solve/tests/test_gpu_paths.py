@@ -5,7 +5,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from iroot_solve import apply_inverse_root_gram_rhs_spd, orthogonalize, solve_gram_spd, solve_nonspd, solve_spd
+from iroot_solve import (
+    SolveWorkspace,
+    apply_inverse_root_gram_rhs_spd,
+    orthogonalize,
+    solve_gram_spd,
+    solve_nonspd,
+    solve_spd,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 STRATEGIES = ["auto", "direct-solve", "materialize-root", "chebyshev", "cayley", "lanczos", "eigh"]
@@ -147,3 +154,19 @@ def test_a_rational_power(spd, rhs, truth):
     for strategy in ("lanczos", "chebyshev", "cayley"):
         Z = solve_spd(A.cuda(), B.cuda(), exponent=Fraction(-2, 3), strategy=strategy).Z
         assert _error(Z, truth(A, B, -2 / 3)) <= 1.1e-4
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("strategy", ["auto", "chebyshev"])
+def test_data_on_another_device_than_the_current_one(strategy):
+    """`torch.ldexp` launches on the current device, wherever its data is: the solver makes it that of the data."""
+    there = torch.device("cuda", 1)
+    G = torch.randn(700, 700, device=there)
+    A, B, ws = G @ G.mT / 700 + torch.eye(700, device=there), torch.randn(700, 16, device=there), SolveWorkspace()
+    values, V = torch.linalg.eigh(A.double())
+    expected = (V * values.rsqrt()) @ (V.mT @ B.double())
+    with torch.cuda.device(0):
+        for _ in range(5):  # the later ones are replayed
+            found = solve_spd(A, B, p_val=2, workspace=ws, strategy=strategy)
+            assert found.stats.status == "converged" and torch.cuda.current_device() == 0
+            assert torch.dist(found.Z.double(), expected) <= 1e-4 * expected.norm()

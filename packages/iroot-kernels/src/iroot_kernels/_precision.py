@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iroot_kernels._ldexp import ldexp
 from iroot_kernels._workspace import Workspace
 
 
@@ -75,7 +76,7 @@ def fp16_scale(A: Tensor) -> Tensor:
     else:
         largest = A.new_ones((*A.shape[:-2], 1, 1))
     exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0)).exponent
-    return torch.ldexp(torch.ones_like(largest), (14 - exponent).clamp(-126, 126))
+    return ldexp(torch.ones_like(largest), (14 - exponent).clamp(-126, 126))
 
 
 def split(A: Tensor, how: Precision, ws: Workspace, name: str) -> tuple[list[Tensor], Tensor]:

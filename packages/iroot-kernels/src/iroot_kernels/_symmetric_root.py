@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from iroot_kernels._chain import Chain, binary_chain, check_chain
+from iroot_kernels._ldexp import ldexp
 from iroot_kernels._polynomial import Polynomial, apply_polynomial
 from iroot_kernels._products import Products
 from iroot_kernels._symmetric import ROOT, X_COLUMNS, X_SLOT, Y_SLOT, Columns, Factor, formed, has_form, in_planes
@@ -117,7 +118,7 @@ class SymmetricRoot:
             self.X = held.whole[ROOT, :, :n, :n]
         else:
             X = held.thin_whole[X_COLUMNS, :, :k, :n].mT
-            self.X = torch.ldexp(X, exponent, out=self.ws.buffer("symmetric X", X.shape, X.dtype, X.device))
+            self.X = ldexp(X, exponent, out=self.ws.buffer("symmetric X", X.shape, X.dtype, X.device))
         return self.X
 
     def before(self) -> Tensor:
@@ -140,13 +141,13 @@ class SymmetricRoot:
         (n, k), exponent = V.shape[-2:], _exponent(V)
         held = self._columns_of(self._held, k)
         # Scaled first: what float32 has no exponent for may be all there is.
-        scaled = torch.ldexp(V, -exponent, out=self.ws.buffer(f"again {V.dtype}", V.shape, V.dtype, V.device))
+        scaled = ldexp(V, -exponent, out=self.ws.buffer(f"again {V.dtype}", V.shape, V.dtype, V.device))
         if V.dtype is not torch.float32:
             scaled = self.ws.buffer("again V", V.shape, torch.float32, V.device).copy_(scaled)
         run_columns(self.program, self._tables, scaled, held, self.choose)
         self.products.columns += self.program.thin_products * k
         X = held.thin_whole[X_COLUMNS, :, :k, :n].mT
-        return torch.ldexp(X, exponent, out=self.ws.buffer("again X", X.shape, X.dtype, X.device))
+        return ldexp(X, exponent, out=self.ws.buffer("again X", X.shape, X.dtype, X.device))
 
     def apply(self, V: Tensor, name: str = "V") -> Tensor:
         """What B was multiplied by, applied to V `(b, n, k)` float64, as if its factors were exact.
@@ -207,7 +208,7 @@ class SymmetricRoot:
         """B with entries of at most 1, by a power of two."""
         if B is None or exponent is None:
             return None
-        return torch.ldexp(B, -exponent, out=self.ws.buffer("symmetric B", B.shape, B.dtype, B.device))
+        return ldexp(B, -exponent, out=self.ws.buffer("symmetric B", B.shape, B.dtype, B.device))
 
     def _buffers(self, A: Tensor, N: int, K: int) -> Held:
         """Slots in float32 and of planes."""

@@ -9,6 +9,7 @@ import torch
 from iroot_kernels import PRECISIONS
 
 from iroot_solve._certificate import Array
+from iroot_solve._device import on_device
 from iroot_solve._general_cost import newton_schulz_pays
 from iroot_solve._general_inverse import inverse_attempt
 from iroot_solve._general_repeats import GeneralRepeat, general_repeat_of, replayed_general
@@ -73,8 +74,8 @@ def solve_general(problem: Problem, options: Options, ws: SolveWorkspace) -> Sol
     """The solver behind `solve_nonspd`."""
     require_blind(options, ws, False)
     order = rungs(problem, options)
-    device = problem.A.device.type
-    with torch.no_grad(), torch.autocast(device, enabled=False), np.errstate(all="ignore"):
+    device = problem.A.device
+    with on_device(device), torch.no_grad(), torch.autocast(device.type, enabled=False), np.errstate(all="ignore"):
         ledger = Ledger.empty(destination(problem, options.out))
         report = GeneralReport(problem, options, ws, ledger)
         if problem.empty:

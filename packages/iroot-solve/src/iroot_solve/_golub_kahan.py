@@ -12,6 +12,7 @@ from iroot_kernels import golub_kahan_apply
 from iroot_precond import ldexp, power_of_two
 from torch import Tensor
 
+from iroot_solve._device import on_device
 from iroot_solve._ladder import Ledger
 from iroot_solve._lanczos import SHARE
 from iroot_solve._options import Options
@@ -33,7 +34,7 @@ def solve_golub_kahan(problem: Problem, options: Options, ws: SolveWorkspace) ->
     """
     if problem.B is None or options.pinv or abs(problem.exponent) > 1:
         raise ValueError("strategy='lanczos' of a Gram matrix needs B, an exponent in [-1, 1] and on_singular='error'")
-    with torch.no_grad(), np.errstate(all="ignore"):
+    with on_device(problem.A.device), torch.no_grad(), np.errstate(all="ignore"):
         ledger = Ledger.empty(destination(problem, options.out))
         _solve(problem, options, ledger, ws)
         return Report(problem, options, ws, ledger).finish()

@@ -11,6 +11,7 @@ from iroot_kernels import Workspace
 from iroot_precond import ldexp, scale_by_power_of_two
 from torch import Tensor
 
+from iroot_solve._device import on_device
 from iroot_solve._ladder import Ledger
 from iroot_solve._lanczos import run_lanczos
 from iroot_solve._options import Options, require_blind
@@ -78,7 +79,7 @@ def solve_operator(A: Any, problem: Problem, options: Options, workspace: SolveW
     warn_of_ignored_scaling(options, "for an operator")
     ws = SolveWorkspace() if workspace is None else workspace
     require_blind(options, ws, options.strategy == "chebyshev")
-    with torch.no_grad(), np.errstate(all="ignore"):
+    with on_device(problem.A.device), torch.no_grad(), np.errstate(all="ignore"):
         ledger = Ledger.empty(destination(problem, options.out))
         report, operator = Report(problem, options, ws, ledger), Operator(A, problem, options.damping.ridge)
         if problem.empty:

@@ -23,6 +23,7 @@ import torch
 from iroot_kernels import Workspace
 from torch import Tensor
 
+from iroot_solve._device import on_device
 from iroot_solve._errors import IrootError, NonFiniteInputError, StagnationError, StagnationWarning
 from iroot_solve._polar_fixed import check_fixed, checked, take_steps
 from iroot_solve._polar_ledger import PolarLedger
@@ -135,7 +136,8 @@ def orthogonalize(
         raise ValueError("a recorded call reads nothing back: pass a schedule, whose steps are taken without a look")
     U, flat = problem.destination()
     ledger = PolarLedger.empty(flat, problem.G.shape[0])
-    with torch.no_grad(), torch.autocast(G.device.type, enabled=False), np.errstate(all="ignore"):
+    device = G.device
+    with on_device(device), torch.no_grad(), torch.autocast(device.type, enabled=False), np.errstate(all="ignore"):
         if U.numel() == 0:
             _nothing(ledger)
         elif polynomials is not None:

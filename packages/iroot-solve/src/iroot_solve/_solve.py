@@ -14,6 +14,7 @@ from torch import Tensor
 from iroot_solve._blind import solve_blind
 from iroot_solve._case import Case, task_of
 from iroot_solve._certificate import Array
+from iroot_solve._device import on_device
 from iroot_solve._errors import PreconditionerIgnoredWarning
 from iroot_solve._gram_formed import finer
 from iroot_solve._ladder import Ledger, settle
@@ -42,7 +43,8 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
     ws = SolveWorkspace() if workspace is None else workspace
     require_blind(options, ws)
     # On the host as on the device: overflow is infinity, and infinity is no answer.
-    with torch.no_grad(), _without_autocast(problem.A.device.type), np.errstate(all="ignore"):
+    device = problem.A.device
+    with on_device(device), torch.no_grad(), _without_autocast(device.type), np.errstate(all="ignore"):
         Z = destination(problem, options.out)
         task_of(problem, options).check(options.strategy)
         if problem.empty:

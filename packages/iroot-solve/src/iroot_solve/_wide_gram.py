@@ -19,6 +19,7 @@ from iroot_precond import ldexp, power_of_two, scale_by_power_of_two
 from torch import Tensor
 
 from iroot_solve._certificate import Root, appraise, measure
+from iroot_solve._device import on_device
 from iroot_solve._gram_matrix import GramMatrix
 from iroot_solve._ladder import Ledger
 from iroot_solve._options import Options
@@ -97,7 +98,7 @@ def solve_wide(problem: Problem, spectrum: tuple[Tensor, Tensor], options: Optio
         ValueError: A negative power without a ridge; a strategy other than auto or eigh.
         IrootError: As `solve_gram_spd`.
     """
-    with torch.no_grad(), np.errstate(all="ignore"):
+    with on_device(problem.A.device), torch.no_grad(), np.errstate(all="ignore"):
         ledger = Ledger.empty(destination(problem, options.out))
         _solve(problem, spectrum, options, ledger, ws)
         return Report(problem, options, ws, ledger).finish()
