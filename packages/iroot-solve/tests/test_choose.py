@@ -123,8 +123,11 @@ def test_rounding_grows_with_condition_and_roundoff():
 def test_a_device_takes_a_batch_at_once(n, batch):
     """Only a CPU has a cache to cut it for: calls are those of one matrix, and eigh of a batch is never what serves."""
     task = Task(n, n, batch, Fraction(-1, 2), 1e-4, True, device="cuda", symmetric=True)
+    mixed = choose(task, 1 / 2e4, 1.0, "auto", 2e4)
+    assert (mixed.strategy, mixed.precision, mixed.wide) == ("materialize-root", "fp16x3", 1)
+    task = replace(task, precisions=("fp64",))
     found = choose(task, 1 / 2e4, 1.0, "auto", 2e4)
     assert (found.strategy, found.precision) == ("materialize-root", "fp64")
-    one = choose(replace(task, batch=1, precisions=("fp64",)), 1 / 2e4, 1.0, "materialize-root", 2e4)
+    one = choose(replace(task, batch=1), 1 / 2e4, 1.0, "materialize-root", 2e4)
     work = found.milliseconds - one.milliseconds
     assert work <= 1.2 * found.products * batch * _cost.milliseconds("mm64", n, batch, "cuda")

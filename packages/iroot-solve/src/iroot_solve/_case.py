@@ -188,12 +188,15 @@ class Case:
         """A coupled iteration."""
         direct = candidate.strategy == "direct-solve"
         planned = candidate.schedule if isinstance(candidate.schedule, Schedule) else None
-        schedule = self.given_schedule(low, high) or planned or steps_for(self.task, low, high, direct)
+        given = self.given_schedule(low, high)
+        schedule = given or planned or steps_for(self.task, low, high, direct)
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
         iteration = Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan)
         fewer = candidate.symmetric and (candidate.coarse > 0 or candidate.precision == "fp16")
         reduced = fewer and "fp32" in self.task.precisions
-        return replace(iteration, symmetric=candidate.symmetric, coarse=candidate.coarse, reduced=reduced).run()
+        wide = (candidate.wide, self.matrix.matrix(torch.float64)) if candidate.wide and given is None else None
+        iteration = replace(iteration, symmetric=candidate.symmetric, coarse=candidate.coarse)
+        return replace(iteration, reduced=reduced, wide=wide).run()
 
     def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
         """A Chebyshev sum for a spectrum in [low, high]."""
@@ -394,4 +397,5 @@ def task_of(problem: Problem, options: Options) -> Task:
         *(*shapes, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions, device, symmetric),
         reduced=not options.blind,
         recorded=options.blind and device != "cpu",
+        formed=p.gram is not None,
     )

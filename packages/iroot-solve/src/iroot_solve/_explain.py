@@ -64,15 +64,20 @@ class Explanation:
         t = self.task
         head = (
             f"A^({t.exponent}), n={t.n}, k={t.k}, batch {t.batch}, κ={self.kappa:.3g}, tol={t.tol:g} on {self.device}: "
-            f"{self.strategy} in {self.precision}"
+            f"{self.strategy} in {self.precision}{_wide(self.chosen)}"
         )
         rows = [
             f"  {c.strategy:16s} {c.precision:6s} {c.products:6.1f} products {c.milliseconds:10.3f} ms  "
-            f"error {c.error:.1e}  {self.reason(c)}"
+            f"error {c.error:.1e}  {self.reason(c)}{_wide(c)}"
             for c in self.candidates
         ]
         first = ["  first, for all: one launch, a program to a matrix; what it leaves:"] if self.on_chip else []
         return "\n".join([head, *first, *rows])
+
+
+def _wide(candidate: Candidate) -> str:
+    """What is not in its precision."""
+    return f", the first {candidate.wide} of its steps in fp64" if candidate.wide else ""
 
 
 def explain(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,7 @@ class Iteration:
         symmetric: By symmetric products, if the steps have a form in them.
         coarse: How many of the last steps of these read one plane.
         reduced: The precision is less than was asked for, because it was predicted to be enough.
+        wide: How many of the first steps are taken in float64, and S in it; the others by symmetric products.
     """
 
     S: Tensor
@@ -66,10 +67,13 @@ class Iteration:
     symmetric: bool = False
     coarse: int = 0
     reduced: bool = False
+    wide: tuple[int, Tensor] | None = None
 
     def run(self) -> Outcome:
         """All steps of the schedule."""
         products = Products(self.precision)
+        if self.wide is not None:
+            return self._after_wide_steps(*self.wide, products)
         if self.direct and self._is_symmetric(self.schedule):
             root = self._symmetric_root(self.schedule, products)
             root(self.S, self.B)
@@ -97,6 +101,25 @@ class Iteration:
         if schedule.exponent < 0:
             again = partial(_again, X, size, self.precision, str(outcome.schedule), self.reduced)
             outcome.again, outcome.holds = again, (X,)
+        return outcome
+
+    def _after_wide_steps(self, count: int, S: Tensor, products: Products) -> Outcome:
+        """The root: A^(-q/s) = Y^(-q/s)·X for Y = A·X^s, X^power after `count` steps, this product in float64, too."""
+        begun, schedule = self._start(S, None, Products("fp64")), self.schedule
+        for step in schedule.steps[:count]:
+            begun.step(polynomial(step))
+        assert begun.X is not None
+        Y = self.ws.like("after wide steps", self.S).copy_(begun.Y)
+        state = self._symmetric_root(replace(schedule, steps=schedule.steps[count:]), products)
+        rest = self.ws.like("wide rest", S).copy_(state(Y))
+        root = begun.products(rest, begun.X, out=self.ws.like("wide root", S))
+        X = self.ws.like("root", self.S).copy_(plus_transpose(root, rest).mul_(0.5))
+        products.square += begun.products.square
+        Z, size = _times(X, self.B, self.ws), norm(X)
+        outcome = self._outcome(state, _action(X, self.ws), Z, _Work(), None, state.Y, size, schedule.steps[-1])
+        outcome.backend, outcome.steps = f"{outcome.backend}, the first {count} in float64", len(schedule)
+        outcome.again = partial(_again, X, size, self.precision, str(schedule), self.reduced)
+        outcome.holds = (X,)
         return outcome
 
     def _by_full_products(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from importlib.resources import files
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from iroot_coeffs import Schedule, plan
 from iroot_kernels import SYMMETRIC_DEGREES
 
 from iroot_solve._certificate_cost import certificate_ms
+from iroot_solve._cost import PASSES_PER_PRODUCT, PRODUCT_CALLS
 from iroot_solve._task import MAX_KAPPA, Candidate, Task
 
 # Of the first step. A low degree leaves small eigenvalues small, where later rounding counts, a high one rounds more.
@@ -34,6 +37,8 @@ TRUNCATION_SHARE = 0.1
 RECORDED_SHARE = 0.05
 # How much more a coarse last step may round than was measured: that depends on what is left for it to do.
 COARSE_SCATTER = 3.0
+# First steps in float64; the same after them, and the least condition that they leave.
+MOST_WIDE, WIDE_SCATTER, LEAST_LEFT = (1, 2), 2.0, 10.0
 
 
 def symmetric_candidates(
@@ -52,6 +57,9 @@ def symmetric_candidates(
     for planes, coarse in ways if task.reduced else ways[-1:]:
         for first in BEGINNINGS:
             yield _candidate(task, strategy, planes, coarse, first, (low, high), kappa)
+    if name == "fp32" and strategy == "materialize-root" and not task.formed:
+        for first, wide in product(BEGINNINGS, MOST_WIDE):
+            yield from _with_wide_steps(task, first, wide, (low, high), kappa)
 
 
 def _candidate(
@@ -66,6 +74,30 @@ def _candidate(
     error = symmetric_rounding(planes, coarse, schedule.steps[0].degree, kappa, task.exponent) + schedule.error
     square = schedule.products(0.0 if direct else None)
     return Candidate(strategy, planes, schedule, square, ms, error, True, coarse)
+
+
+def _with_wide_steps(
+    task: Task, first: int, wide: int, spectrum: tuple[float, float], kappa: float
+) -> Iterator[Candidate]:
+    """The first `wide` steps in float64, if there are others, and these in two planes.
+
+    What a step rounds, as a share of Y's largest eigenvalue, is κ times that of the smallest, and what the first one
+    rounds is nearly all of the error. A step lifts the smallest q(0)^p times: of those that follow there is as much as
+    for κ/q(0)^p.
+    """
+    schedule = symmetric_steps(task, *spectrum, False, first)
+    if len(schedule) <= wide:
+        return
+    lifted = math.prod(float(step(0.0)) ** schedule.p for step in schedule.steps[:wide])
+    left, degree = max(kappa / lifted, LEAST_LEFT), max(schedule.steps[wide].degree, BEGINNINGS[0])
+    rounding = WIDE_SCATTER * symmetric_rounding("fp16x3", 0, degree, left, task.exponent)
+    rest = replace(schedule, steps=schedule.steps[wide:])
+    whole = sum(schedule.products_of(i) for i in range(wide)) + 1  # X of the others times what these have made of it
+    ms = whole * (task.ms("mm64") + PASSES_PER_PRODUCT * task.ms("pass64") + task.calls(PRODUCT_CALLS))
+    ms += rest.products() * task.symmetric_ms(False) + task.reuse * int(not task.root) * task.factor_ms()
+    ms += certificate_ms(task, 1, 1, True)
+    error, square = rounding + schedule.error, whole + rest.products()
+    yield Candidate("materialize-root", "fp16x3", schedule, square, ms, error, True, wide=wide)
 
 
 @lru_cache(maxsize=1024)

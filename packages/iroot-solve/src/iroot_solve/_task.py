@@ -41,6 +41,7 @@ class Task:
         symmetric: Symmetric products run there.
         reduced: Whether `auto` may round more than float32 does, where that is enough.
         recorded: A graph repeats the calls: they are kernels, and the host is not there.
+        formed: A is GᵀG, and was rounded when it was formed.
     """
 
     n: int
@@ -55,6 +56,7 @@ class Task:
     symmetric: bool = False
     reduced: bool = True
     recorded: bool = False
+    formed: bool = False
 
     def ms(self, operation: str) -> float:
         """Predicted time of an operation on matrices of these shapes."""
@@ -121,6 +123,7 @@ class Candidate:
         milliseconds, error: Predicted.
         symmetric: The products are symmetric ones, each half of a full one.
         coarse: How many of the last steps of these round more.
+        wide: How many of the first steps of these are taken in float64.
     """
 
     strategy: str
@@ -131,3 +134,4 @@ class Candidate:
     error: float
     symmetric: bool = False
     coarse: int = 0
+    wide: int = 0

@@ -49,6 +49,7 @@ GENERAL_REPEATS, PLANNED, SCHULZ = (
     f"packages/iroot-solve/tests/test_{name}.py" for name in ("general_repeats", "schulz_planned", "newton_schulz")
 )
 POWERS = "packages/iroot-solve/tests/test_powers.py"
+WIDE = "packages/iroot-solve/tests/test_wide_steps.py"
 PLAIN = "packages/iroot-solve/tests/test_plain.py"
 BY_PLANES, LOOKS_BY_PLANES = (f"packages/iroot-solve/tests/test_{name}_by_planes.py" for name in ("sums", "looks"))
 THIN = "packages/iroot-kernels/tests/test_thin.py"
@@ -58,6 +59,17 @@ COEFFS_SRC, KERNELS_SRC, PRECOND_SRC = (f"packages/{name}/src/{name.replace('-',
 SOLVE_SRC = "packages/iroot-solve/src/iroot_solve"
 
 MUTANTS = (
+    Mutant(
+        "update term", f"{SOLVE_SRC}/_iterate.py", "products(rest, begun.X, out", "products(rest, rest, out", (WIDE,)
+    ),
+    Mutant("fallback", f"{SOLVE_SRC}/_symmetric.py", "and not task.formed:", "and task:", (WIDE,)),
+    Mutant(
+        "prediction",
+        f"{SOLVE_SRC}/_symmetric.py",
+        "max(kappa / lifted, LEAST_LEFT)",
+        "max(kappa, LEAST_LEFT)",
+        (f"{WIDE}::test_it_takes_the_place_of_float64", f"{WIDE}::test_the_prediction_is_of_what_is_left"),
+    ),
     Mutant("undo factor", f"{SOLVE_SRC}/_plain.py", "add_(self.ridge[:, None])", "sub_(self.ridge[:, None])", (PLAIN,)),
     Mutant("fallback", f"{SOLVE_SRC}/_plain.py", "small and even and", "small and", (PLAIN,)),
     Mutant("fallback", f"{SOLVE_SRC}/_plain.py", "problem.tol / 2) & ~doubtful", "problem.tol / 2)", (PLAIN,)),

@@ -1,0 +1,184 @@
+"""First steps in float64, the others by symmetric products: what they leave, the choice, whole solves; interpreted."""
+
+from dataclasses import replace
+from fractions import Fraction
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from iroot_kernels import Workspace
+from iroot_solve import SolveWorkspace, _case, _plain, _solve, solve_gram_spd, solve_spd
+from iroot_solve._blind import fastest, recordable
+from iroot_solve._choose import candidates, choose
+from iroot_solve._iterate import Iteration
+from iroot_solve._symmetric import MOST_WIDE, symmetric_steps
+from iroot_solve._task import Task
+
+quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
+N = 64
+ROOT = Task(2048, 2048, 1, Fraction(-1, 2), 1e-4, True, device="cuda", symmetric=True)
+
+
+@pytest.fixture
+def interpreted():
+    """The kernels on a CPU."""
+    if torch.cuda.is_available() or find_spec("triton") is None:
+        pytest.skip("needs triton, and no CUDA device")
+
+
+@pytest.fixture
+def device(interpreted, monkeypatch):
+    """A solve on a CPU takes itself for one on a device with symmetric products, of matrices that are large there."""
+    known = _case.task_of
+
+    def task_of(problem, options):
+        return replace(known(problem, options), n=2048, device="cuda", symmetric=True, recorded=options.blind)
+
+    for module in (_case, _solve):
+        monkeypatch.setattr(module, "task_of", task_of)
+    monkeypatch.setattr(_plain, "_applies", lambda problem, options: False)
+
+
+def _matrix(with_spectrum, kappa, name="log", n=N):
+    values = np.logspace(-np.log10(kappa), 0, n) if name == "log" else np.where(np.arange(n) < n // 2, 1 / kappa, 1.0)
+    return (0.95 * with_spectrum(values)).float()
+
+
+def _truth(A, exponent):
+    values, V = torch.linalg.eigh(A.double())
+    return (V * values ** float(exponent)) @ V.mT
+
+
+def _error(X, expected):
+    return float(torch.dist(X.double(), expected) / expected.norm())
+
+
+def _root(A, exponent, kappa, wide, first=4):
+    """X after `wide` steps in float64 and the others, and its outcome."""
+    task = replace(ROOT, n=len(A), k=len(A), exponent=exponent, tol=1e-5)
+    schedule = symmetric_steps(task, 1 / kappa, 1.0, False, first)
+    how = (wide, A.double()[None]) if wide else None
+    settings = {"symmetric": True, "wide": how}
+    outcome = replace(
+        Iteration(A[None], None, schedule, False, "fp16x3", Workspace(), 1e-5, lambda low, high: schedule), **settings
+    ).run()
+    return outcome.Z[0], outcome, schedule
+
+
+@quiet
+@pytest.mark.parametrize("name", ["log", "half"])
+@pytest.mark.parametrize(
+    "exponent", [Fraction(-1, 2), pytest.param(Fraction(-1), marks=pytest.mark.slow), Fraction(-2, 3)], ids=str
+)
+def test_a_step_in_float64_takes_most_of_the_error_away(interpreted, with_spectrum, exponent, name):
+    """κ·u of the first step is nearly all there is; after it there is that of a better conditioned matrix."""
+    A = _matrix(with_spectrum, 1e4, name)
+    found = [_error(_root(A, exponent, 1.1e4, wide)[0], _truth(A, exponent)) for wide in (0, 1, 2)]
+    assert found[1] <= 0.2 * found[0] and found[2] <= found[1] <= 1e-5
+
+
+@quiet
+def test_what_it_did(interpreted, with_spectrum):
+    """Symmetric, with the iterate before the last step, and all products counted."""
+    A = _matrix(with_spectrum, 1e4)
+    X, outcome, schedule = _root(A, Fraction(-1, 2), 1.1e4, 1)
+    assert torch.equal(X, X.mT) and outcome.steps == len(schedule) and outcome.resume is None
+    assert outcome.backend == "triton: symmetric products, the first 1 in float64"
+    # X begins anew after it, which saves a product, and the last one joins the two.
+    assert outcome.products["square"] == schedule.products()
+    y = torch.linalg.eigvalsh(outcome.iterate[0].double())
+    end = schedule.steps[-1]
+    assert end.lo * (1 - 1e-3) <= float(y[0]) and float(y[-1]) <= end.hi * (1 + 1e-3)
+    V = torch.randn(1, N, 3, dtype=torch.float64)
+    assert torch.dist(outcome.root.power(1, V), X.double() @ V) <= 1e-6 * V.norm()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(("p", "kappa"), [(2, 1e4), (2, 1e5), (2, 1e6), (4, 1e5), (4, 1e6)])
+def test_it_takes_the_place_of_float64(p, kappa, recorded):
+    """Where two planes alone round too much, in less than two thirds of the time."""
+    task = replace(ROOT, exponent=Fraction(-1, p), recorded=recorded, reduced=not recorded)
+    low = 0.5 / kappa
+    if recorded:
+        found = fastest(task, low, 1.0, kappa, recordable(task, "auto"))
+    else:
+        found = choose(task, low, 1.0, "materialize-root", kappa)
+    wide = choose(replace(task, precisions=("fp64",)), low, 1.0, "materialize-root", kappa)
+    assert found.wide in MOST_WIDE and found.precision == "fp16x3" and found.error <= task.tol / 2
+    assert found.milliseconds <= (0.75 if recorded else 0.85) * wide.milliseconds
+
+
+def test_it_is_for_float32_whose_float64_is_exact():
+    """Not for a precision that was asked for, for a rounded GᵀG, for one step, or where two planes do."""
+    for task in (
+        replace(ROOT, precisions=("fp16x3",)),
+        replace(ROOT, precisions=("fp64",)),
+        replace(ROOT, formed=True),
+    ):
+        assert not any(c.wide for c in candidates(task, 1e-4, 1.0))
+    for c in candidates(ROOT, 0.7, 1.0):
+        assert not c.wide or len(c.schedule) > c.wide
+    assert not choose(ROOT, 1e-2, 1.0, "materialize-root").wide
+
+
+def test_the_prediction_is_of_what_is_left():
+    """More steps in float64 leave less, and less for a larger condition than one of two planes."""
+    found = {}
+    for c in candidates(ROOT, 1e-5, 1.0):
+        if c.symmetric and c.precision == "fp16x3" and not c.coarse and c.schedule.steps[0].degree == 4:
+            found[c.wide] = c.error - c.schedule.error
+    assert found[2] < 0.2 * found[1] < 0.1 * found[0]
+
+
+@quiet
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_whole_solve(device, with_spectrum, rhs, right, deferred):
+    A = _matrix(with_spectrum, 2.5e4)
+    B = rhs(N, 40).float() if right else None
+    settings = {"verify": "deferred", "on_failure": "nan"} if deferred else {}
+    found = solve_spd(A, B, p_val=2, strategy="materialize-root", kappa_max=3e4, **settings)
+    expected = _truth(A, Fraction(-1, 2))
+    true = _error(found.Z, expected if B is None else expected @ B.double())
+    assert found.stats.status == "converged" and found.stats.fallbacks == () and "in float64" in found.stats.backend
+    assert found.stats.precision == "fp16x3" and true <= 2e-5
+    assert float(found.stats.error) >= true / 3 - 2.0**-24
+
+
+@quiet
+def test_a_broken_promise_is_found(device, with_spectrum):
+    """An eigenvalue below the promise: NaN where nothing is read, a rung where something is."""
+    A = _matrix(with_spectrum, 1e6)
+    lost = solve_spd(A, None, p_val=2, strategy="materialize-root", kappa_max=3e4, verify="deferred", on_failure="nan")
+    assert lost.stats.status == "stagnated" and bool(lost.Z.isnan().all())
+    found = solve_spd(A, None, p_val=2, strategy="materialize-root", kappa_max=3e4)
+    assert found.stats.status == "converged" and found.stats.fallbacks
+    assert _error(found.Z, _truth(A, Fraction(-1, 2))) <= 1e-4
+
+
+@quiet
+def test_a_formed_gram_matrix_is_not_widened(device, rhs):
+    G = rhs(200, N).float()
+    found = solve_gram_spd(G, None, p_val=2, kappa_max=100.0, strategy="materialize-root")
+    assert found.stats.status == "converged" and "in float64" not in found.stats.backend
+
+
+# On a device ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("n", "kappa"), [(1024, 1e4), (1024, 1e6), (2050, 1e5)])
+@pytest.mark.parametrize("p", [2, 4])
+def test_on_a_device(n, kappa, p):
+    """At the usual tolerance, promised or not, recorded or not: right, and not all in float64."""
+    Q = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, device="cuda")).Q
+    A = (Q * torch.logspace(0, -np.log10(kappa), n, dtype=torch.float64, device="cuda")) @ Q.mT
+    A = ((A + A.mT) / 2).float()
+    expected, ws = _truth(A, Fraction(-1, p)), SolveWorkspace()
+    for promise in (None, *[1.05 * kappa] * 5):  # the later ones are replayed
+        found = solve_spd(A, None, p_val=p, kappa_max=promise, workspace=ws)
+        true = _error(found.Z, expected)
+        assert found.stats.status == "converged" and true <= 1e-4 and float(found.stats.error) >= true / 3 - 2.0**-24
+    assert found.stats.precision == "fp16x3" and found.stats.fallbacks == ()
