@@ -193,10 +193,9 @@ class Case:
         replan = lambda a, b: steps_for(self.task, a, b, direct)  # noqa: E731
         iteration = Iteration(S, B, schedule, direct, candidate.precision, self.ws, self.problem.tol, replan)
         fewer = candidate.symmetric and (candidate.coarse > 0 or candidate.precision == "fp16")
-        reduced = fewer and "fp32" in self.task.precisions
         wide = (candidate.wide, self.matrix.matrix(torch.float64)) if candidate.wide and given is None else None
         iteration = replace(iteration, symmetric=candidate.symmetric, coarse=candidate.coarse)
-        return replace(iteration, reduced=reduced, wide=wide).run()
+        return replace(iteration, reduced=fewer and "fp32" in self.task.precisions, wide=wide).run()
 
     def _sum(self, candidate: Candidate, S: Tensor, low: float, high: float) -> Outcome:
         """A Chebyshev sum for a spectrum in [low, high]."""

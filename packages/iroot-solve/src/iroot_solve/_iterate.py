@@ -27,8 +27,8 @@ from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Action, Power, Root
 from iroot_solve._choose import on_grid
 from iroot_solve._cost import chunk
+from iroot_solve._formed_root import root_action, root_again, root_times
 from iroot_solve._outcome import Outcome
-from iroot_solve._result import DirectSchedule
 from iroot_solve._scales import norm
 from iroot_solve._thin import thin
 
@@ -96,10 +96,10 @@ class Iteration:
             state = self._by_full_products(S, schedule, products, X, resume is not None, start)
         Y = self._before(state)[0]
         size, end = norm(X), schedule.steps[-1]
-        Z = _times(X, self.B, self.ws)
-        outcome = self._outcome(state, _action(X, self.ws), Z, before, resume, Y, size, end)
+        Z = root_times(X, self.B, self.ws)
+        outcome = self._outcome(state, root_action(X, self.ws), Z, before, resume, Y, size, end)
         if schedule.exponent < 0:
-            again = partial(_again, X, size, self.precision, str(outcome.schedule), self.reduced)
+            again = partial(root_again, X, size, self.precision, str(outcome.schedule), self.reduced)
             outcome.again, outcome.holds = again, (X,)
         return outcome
 
@@ -115,10 +115,10 @@ class Iteration:
         root = begun.products(rest, begun.X, out=self.ws.like("wide root", S))
         X = self.ws.like("root", self.S).copy_(plus_transpose(root, rest).mul_(0.5))
         products.square += begun.products.square
-        Z, size = _times(X, self.B, self.ws), norm(X)
-        outcome = self._outcome(state, _action(X, self.ws), Z, _Work(), None, state.Y, size, schedule.steps[-1])
+        Z, size = root_times(X, self.B, self.ws), norm(X)
+        outcome = self._outcome(state, root_action(X, self.ws), Z, _Work(), None, state.Y, size, schedule.steps[-1])
         outcome.backend, outcome.steps = f"{outcome.backend}, the first {count} in float64", len(schedule)
-        outcome.again = partial(_again, X, size, self.precision, str(schedule), self.reduced)
+        outcome.again = partial(root_again, X, size, self.precision, str(schedule), self.reduced)
         outcome.holds = (X,)
         return outcome
 
@@ -347,41 +347,6 @@ class Iteration:
         """Whether the last step leaves an eigenvalue of Y with a truncation error above tol/2."""
         end, p = self.schedule.steps[-1], self.schedule.p
         return any(abs(float(end(y)) * y ** (1 / p) - 1) > self.tol / 2 for y in eigenvalues)
-
-
-def _again(X: Tensor, size: Tensor, name: str, plan: str, reduced: bool, ws: Workspace, B: Tensor | None) -> Outcome:
-    """The root that is there, for another right-hand side."""
-    return Outcome(
-        Z=_times(X, B, ws),
-        root=Root(_action(X, ws), torch.finfo(X.dtype).eps / 2, norm=size),
-        judge=torch.float64,
-        strategy="materialize-root",
-        precision=name,
-        schedule=DirectSchedule("materialize-root", f"{plan}, formed by an earlier call"),
-        products={"columns": 0 if B is None else B.shape[-1]},
-        reduced=reduced,
-    )
-
-
-def _times(X: Tensor, B: Tensor | None, ws: Workspace) -> Tensor:
-    """X·B in the full precision of X, whatever the precision of the steps and global flags."""
-    if B is None:
-        return X
-    exact = Products("fp64" if X.dtype is torch.float64 else "fp32", ws)
-    return exact(X, B, out=ws.like("Z", B))
-
-
-def _action(X: Tensor, ws: Workspace) -> Power:
-    wide: list[Tensor] = []
-
-    def power(j: int, V: Tensor) -> Tensor:
-        if not wide:
-            wide.append(X if X.dtype is V.dtype else ws.buffer("wide", X.shape, V.dtype, X.device).copy_(X))
-        for _ in range(j):
-            V = thin(wide[0], V)
-        return V
-
-    return power
 
 
 @dataclass(frozen=True)
