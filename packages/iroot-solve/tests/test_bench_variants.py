@@ -26,6 +26,7 @@ ARMS = {arm.name: arm for arm in VARIANTS}
 SYMMETRIC = {name for name in ARMS if name.startswith(("symmetric-", "small-"))}
 REDUCED = {"cans-10-tf32", "coupled-newton-tf32"}
 RECORDED = {"captured", "captured-root", "captured-unverified"}
+POLAR = {name for name in ARMS if name.startswith("polar-")}
 
 
 def made(kappa=1e2, p=2, n=N, k=8, batch=1, root=False, dtype=torch.float32, device=CPU):
@@ -82,7 +83,8 @@ def test_forms_apply_where_their_precision_is_not_less_than_what_is_passed():
     looks = {name for name in ARMS if name.startswith("look-")}
     assert names == {"product-fp64", "triple-fp64", *looks}, "tf32 is for a GPU"
     left = {name for name, arm in ARMS.items() if not arm.applies(made(p=4))}
-    assert left == {f"triple-{how}" for how in PRECISIONS} | SYMMETRIC | REDUCED | RECORDED, "p = 2 only, or a GPU"
+    some = SYMMETRIC | REDUCED | RECORDED | POLAR
+    assert left == {f"triple-{how}" for how in PRECISIONS} | some, "p = 2 only, a GPU, or the polar factor"
 
 
 @pytest.mark.gpu
@@ -195,3 +197,21 @@ def test_variants_answer_spd_problems_only():
     assert {job.case.problem for job in found} == {"spd"} and {job.case.p for job in found} == {1, 2, 3, 4, 8}
     assert all((len(PRECISIONS) == sum(arm.name.startswith("triple-") for arm in job.arms)) == (job.case.p == 2)
                for job in found)  # fmt: skip
+
+
+# Polar factor --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (30, 30)])
+def test_the_polar_factor_has_a_truth_and_arms(shape):
+    """Its transpose is the dual form of the identity, which eigh and the library’s accurate arm answer alike."""
+    m, n = shape
+    problem = build(Case("c", "dual", 2, (), root=True), Point(n, m, 10.0, m=m), 0, torch.float64, CPU, 1e-2)
+    true = truth(problem)
+    U, _, Vh = torch.linalg.svd(problem.G, full_matrices=False)
+    assert true.shape == (n, m) and torch.dist(true.mT, U @ Vh) < 1e-10
+    applying = {arm.name for arm in _arms.every_arm() if arm.applies(problem)}
+    assert {*POLAR, "eigh64"} <= applying and "auto" not in applying
+    assert relative_error(_arms.by_eigh(problem, problem.G, None), true) < 1e-10
+    assert relative_error(ARMS["polar-accurate"].make(problem)(), true) <= 1e-2
+    assert relative_error(ARMS["polar-muon"].make(problem)(), true) <= 0.35  # by design

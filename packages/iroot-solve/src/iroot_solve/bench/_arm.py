@@ -18,7 +18,7 @@ class Problem:
         kind: spd, gram, dual or nonspd.
         A: `(n, n)` or `(b, n, n)`; for spd and nonspd.
         G: `(m, n)`; for gram and dual.
-        B: `(…, n, k)`, for dual `(m, k)`; `None` where the root itself is wanted.
+        B: `(…, n, k)`, for dual `(m, k)`; `None` where the root itself is wanted, for dual the polar factor.
         p: A^(-1/p).
         kappa: Condition number of A (of GᵀG + ridge·I on the range that counts), as constructed: for arms that need
             bounds.

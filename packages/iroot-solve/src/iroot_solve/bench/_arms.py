@@ -18,6 +18,7 @@ from iroot_solve._repeats import RECORDED_FROM
 from iroot_solve._result import SolveResult, SolveWorkspace
 from iroot_solve._spd import solve_spd
 from iroot_solve.bench._arm import Arm, Problem
+from iroot_solve.bench._polar_variants import is_polar
 from iroot_solve.bench._variants import VARIANTS
 from iroot_solve.bench.rivals import RIVALS
 
@@ -89,7 +90,7 @@ def _spd(problem: Problem) -> bool:
 
 def _tall(problem: Problem) -> bool:
     """The n×n matrix is formed, from G where there is one."""
-    return problem.kind != "nonspd" and problem.source.shape[-2] >= problem.source.shape[-1]
+    return not is_polar(problem) and problem.kind != "nonspd" and problem.source.shape[-2] >= problem.source.shape[-1]
 
 
 def _short_series(problem: Problem) -> bool:
@@ -97,7 +98,7 @@ def _short_series(problem: Problem) -> bool:
 
 
 OWN = (
-    own("auto", lambda problem: True, "what the library chooses by its models of cost and error."),
+    own("auto", lambda problem: not is_polar(problem), "what the library chooses by its models of cost and error."),
     own("materialize-root", _tall, "the coupled iteration forms the root, which then multiplies B."),
     own(
         "direct-solve",
@@ -151,10 +152,9 @@ def by_eigh(problem: Problem, matrix: Tensor, B: Tensor | None) -> Tensor:
     G = matrix
     if problem.kind == "gram":
         return _eigh_power(problem, G.mT @ G, B)
-    assert B is not None
     if G.shape[-2] < G.shape[-1]:
         return G.mT @ _eigh_power(problem, G @ G.mT, B)
-    return _eigh_power(problem, G.mT @ G, G.mT @ B)
+    return _eigh_power(problem, G.mT @ G, G.mT if B is None else G.mT @ B)
 
 
 def _eigh_power(problem: Problem, A: Tensor, B: Tensor | None) -> Tensor:

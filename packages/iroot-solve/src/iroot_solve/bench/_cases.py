@@ -129,6 +129,7 @@ LARGE: tuple[Case, ...] = (
     Case("Large inverse p=1", "spd", 1, _single(SYSTEMS, WELL_CONDITIONED)),
     Case("Large non-SPD p=1", "nonspd", 1, _single(SYSTEMS, WELL_CONDITIONED)),
     Case("Large columns p=2", "spd", 2, _single([(8192, 16), (8192, 64)], (1e2, 1e3))),
+    Case("Large polar p=2", "dual", 2, (Point(4096, 4096, 1e1, m=4096), Point(2048, 8192, 1e1, m=8192)), root=True),
 )
 
 

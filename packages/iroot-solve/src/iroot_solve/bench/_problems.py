@@ -51,7 +51,8 @@ def build(case: Case, point: Point, trial: int, dtype: torch.dtype, device: torc
 def truth(problem: Problem) -> Tensor:
     """Z* in float64, of the problem's tensors as they are."""
     flipped, p, r = problem.source.double().flip(-2, -1), problem.p, problem.ridge
-    right = (_eye(flipped) if problem.B is None else problem.B.double()).flip(-2)
+    rows = flipped.shape[-2 if problem.kind == "dual" else -1]
+    right = (_eye(flipped, rows) if problem.B is None else problem.B.double()).flip(-2)
     if problem.kind == "nonspd":
         Z: Tensor = torch.linalg.solve(flipped, right)
     elif problem.kind == "spd":
@@ -152,8 +153,7 @@ def _log_spaced(count: int, kappa: float, device: torch.device) -> Tensor:
     return torch.logspace(0, -math.log10(kappa), count, dtype=torch.float64, device=device)
 
 
-def _eye(matrix: Tensor) -> Tensor:
-    n = matrix.shape[-1]
+def _eye(matrix: Tensor, n: int) -> Tensor:
     return torch.eye(n, dtype=matrix.dtype, device=matrix.device).expand(*matrix.shape[:-2], n, n)
 
 

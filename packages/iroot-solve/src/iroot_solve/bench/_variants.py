@@ -4,6 +4,8 @@
     degrees            the product form in float32, with the degrees of its steps restricted
     look               whole calls of the library that differ in how the lower end of the spectrum is found
     small              batches of small matrices, a program to a matrix
+    captured           whole calls as graphs
+    polar              the polar factor, in the dtype that is passed (`_polar_variants`)
     tf32               rivals with a global flag of torch set
 
 They are what decided defaults, kept so that the decision can be measured again; none is meant to be the fastest.
@@ -42,6 +44,7 @@ from iroot_solve._solve import solve
 from iroot_solve._spd import read_options, solve_spd
 from iroot_solve._symmetric import fewest_products
 from iroot_solve.bench._arm import Arm, Problem
+from iroot_solve.bench._polar_variants import POLAR
 from iroot_solve.bench.rivals import RIVALS
 
 DEGREES = tuple(range(1, 9))
@@ -370,6 +373,7 @@ VARIANTS = (
     captured("captured-root", "the same, and the root is formed", verify="deferred", strategy="materialize-root"),
     captured("captured-unverified", "without an error estimate", verify=False),
     small("captured", f"a program to a matrix in fp16x3, {REPLAYED}"),
+    *POLAR,
     *(_in(PRODUCT, how, PRODUCT_FORM) for how in PRECISIONS),
     *(_in(TRIPLE, how, TRIPLE_FORM) for how in PRECISIONS),
     mix("mixed", DEGREES, "with the degrees that the planner mixes, 1 to 8"),
