@@ -26,7 +26,7 @@ ARMS = {arm.name: arm for arm in VARIANTS}
 SYMMETRIC = {name for name in ARMS if name.startswith(("symmetric-", "small-"))}
 REDUCED = {"cans-10-tf32", "coupled-newton-tf32"}
 RECORDED = {"captured", "captured-root", "captured-unverified"}
-POLAR = {name for name in ARMS if name.startswith("polar-")}
+POLAR = {name for name in ARMS if name.startswith("orthogonalize-")}
 
 
 def made(kappa=1e2, p=2, n=N, k=8, batch=1, root=False, dtype=torch.float32, device=CPU):
@@ -213,5 +213,5 @@ def test_the_polar_factor_has_a_truth_and_arms(shape):
     applying = {arm.name for arm in _arms.every_arm() if arm.applies(problem)}
     assert {*POLAR, "eigh64"} <= applying and "auto" not in applying
     assert relative_error(_arms.by_eigh(problem, problem.G, None), true) < 1e-10
-    assert relative_error(ARMS["polar-accurate"].make(problem)(), true) <= 1e-2
-    assert relative_error(ARMS["polar-muon"].make(problem)(), true) <= 0.35  # by design
+    assert relative_error(ARMS["orthogonalize-accurate"].make(problem)(), true) <= 1e-2
+    assert relative_error(ARMS["orthogonalize-muon"].make(problem)(), true) <= 0.35  # by design

@@ -15,7 +15,7 @@ LOOSE = 1e-2
 
 
 def polar(name: str, what: str, *, captured: bool = False, **settings: object) -> Arm:
-    """`orthogonalize` with these settings, called "polar-" `name`; `what` it is, for its page."""
+    """`orthogonalize` with these settings, called "orthogonalize-" `name`; `what` it is, for its page."""
 
     def make(problem: Problem) -> Callable[[], Tensor]:
         workspace = SolveWorkspace()
@@ -29,7 +29,7 @@ def polar(name: str, what: str, *, captured: bool = False, **settings: object) -
         f"`orthogonalize`, {what}, with a workspace that it keeps; in the dtype that is passed. Its transpose is the "
         "answer. Source: this library."
     )
-    return Arm(f"polar-{name}", page, is_polar, make)
+    return Arm(f"orthogonalize-{name}", page, is_polar, make)
 
 
 def is_polar(problem: Problem) -> bool:

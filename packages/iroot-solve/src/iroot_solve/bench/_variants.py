@@ -5,7 +5,7 @@
     look               whole calls of the library that differ in how the lower end of the spectrum is found
     small              batches of small matrices, a program to a matrix
     captured           whole calls as graphs
-    polar              the polar factor, in the dtype that is passed (`_polar_variants`)
+    orthogonalize      the polar factor, in the dtype that is passed (`_polar_variants`)
     tf32               rivals with a global flag of torch set
 
 They are what decided defaults, kept so that the decision can be measured again; none is meant to be the fastest.
