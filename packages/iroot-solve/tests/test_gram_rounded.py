@@ -329,6 +329,8 @@ def test_small_numbers_beside_large_ones(rhs, s):
     ids=lambda settings: next(iter(settings)),
 )
 def test_what_it_is_not_for(forms, rhs, settings):
+    if settings.get("strategy") == "chebyshev":
+        pytest.importorskip("triton")  # by planes, on what takes itself for a device with kernels
     result = solve_gram_spd(_matrix(100, 40, 10.0), rhs(40, 2), **settings)
     assert forms == ["float64"] and ROUNDED not in result.stats.backend
 
