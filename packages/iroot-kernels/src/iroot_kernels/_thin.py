@@ -163,7 +163,10 @@ class PlaneRecurrence:
             here: The latest `(b, n, k)` float32, contiguous: V at first, then what was `before`.
             before: The one before that.
             part: A sum.
-            alpha, beta, gamma, weight: Numbers.
+            alpha: Of the product.
+            beta: Of `here`.
+            gamma: Of `before`.
+            weight: Of what is added to `part`.
 
         Cost: reads both planes of S, from `coarse` on the high one.
         """
