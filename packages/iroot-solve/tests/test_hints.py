@@ -1,5 +1,6 @@
 """Line 4: l_target, schedules and promised bounds are hints; what they miss, the solver finds out and says."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,10 @@ import torch
 from iroot_solve import PrecondConfig, ScheduleConfig, StagnationError, build_schedule, solve_spd
 from iroot_solve._case import Case
 from iroot_solve._options import Options
+from iroot_solve._problem import read_problem
+from iroot_solve._result import SolveWorkspace
+from iroot_solve._spd import read_options
+from iroot_solve._spectrum import spectrum
 
 ITERATIONS = ["direct-solve", "materialize-root"]
 
@@ -136,3 +141,17 @@ def test_a_promised_condition_that_a_look_contradicts_is_not_planned_for(with_sp
         result = solve_spd(A, B, strategy=strategy, kappa_max=2.5, tol=1e-3)
         assert result.stats.status == "converged" and distance(result.Z, truth(A, B, -0.5)) <= 1e-3
         assert any("kappa_max=2.5" in rung for rung in result.stats.fallbacks)
+
+
+def test_a_promise_for_A_says_nothing_of_what_a_congruence_makes_of_it(spd):
+    """Rounding is predicted for D·A·D as it is seen; for A itself for the promise, where the bound of λmax is loose."""
+    A = spd(64, 1e3)
+    for mode, capped in (("jacobi", False), ("none", True)):
+        read = read_problem(A, None, p_val=1, exponent=None, tol=1e-4)
+        settings = {"kappa_max": 1e3, "precond_config": PrecondConfig(mode)}
+        case = Case(read, read_options(read, **settings), SolveWorkspace())
+        case.look()
+        facts = case.read()
+        likely = float((facts.upper / facts.low).max()) if not capped else 1e3
+        known = spectrum(case, replace(facts, upper=4 * facts.upper))
+        assert (known.kappa <= 1e3 * 2**0.25) == capped and (capped or known.kappa >= likely)

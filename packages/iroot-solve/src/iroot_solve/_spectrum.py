@@ -147,7 +147,7 @@ def spectrum(case: Case, facts: Facts) -> Spectrum:
     # The safety in a low end is there for the plan; the rounding error is likelier that of the middle.
     likely = lows if facts.low is None else np.sqrt(lows * np.fmax(lows, facts.low))
     kappas = np.maximum(1.0, facts.upper / likely)
-    if case.options.kappa_max is not None and not unkept:  # the bound of λmax may be loose
+    if case.options.kappa_max is not None and not unkept and not case.matrix.applied:  # the bound of λmax may be loose
         kappas = np.minimum(kappas, case.options.kappa_max)
     easy = np.flatnonzero(rounding_error("materialize-root", first, kappas, task.exponent) <= task.tol / 2)
     rows = easy if easy.size else slice(None)
