@@ -7,12 +7,13 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from iroot_kernels import Workspace
+from iroot_kernels import CoupledIteration, Workspace
 from iroot_solve import SolveWorkspace, _case, _plain, _solve, solve_gram_spd, solve_spd
 from iroot_solve._blind import fastest, recordable
+from iroot_solve._bridge import polynomial
 from iroot_solve._choose import candidates, choose
 from iroot_solve._iterate import Iteration
-from iroot_solve._symmetric import MOST_WIDE, symmetric_steps
+from iroot_solve._symmetric import MOST_WIDE, symmetric_steps, wide_rounding
 from iroot_solve._task import Task
 
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
@@ -76,6 +77,23 @@ def test_a_step_in_float64_takes_most_of_the_error_away(interpreted, with_spectr
     A = _matrix(with_spectrum, 1e4, name)
     found = [_error(_root(A, exponent, 1.1e4, wide)[0], _truth(A, exponent)) for wide in (0, 1, 2)]
     assert found[1] <= 0.2 * found[0] and found[2] <= found[1] <= 1e-5
+
+
+@pytest.mark.parametrize("kappa", [1e4, 1e5, 1e6])
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_the_prediction_is_what_is_rounded(with_spectrum, p, kappa):
+    """Two planes emulated by torch, from what one step in float64 leaves: not half more, and not less than a tenth."""
+    A = _matrix(with_spectrum, kappa, n=192)
+    schedule = symmetric_steps(replace(ROOT, exponent=Fraction(-1, p), tol=1e-5), 0.9 / kappa, 1.0, False, 4)
+    first, *others = (polynomial(step) for step in schedule)
+    wide = CoupledIteration(A.double()[None], p=p, precision="fp64")
+    wide.step(first)
+    rest = CoupledIteration(wide.Y.float(), wide.X.float(), p=p, precision="fp16x3")
+    for i, q in enumerate(others, start=1):
+        rest.step(q, last=i == len(others))
+    found = _error((rest.X[0] + rest.X[0].mT) / 2, _truth(A, Fraction(-1, p)))
+    predicted = wide_rounding(schedule, 1, kappa)
+    assert found / 1.5 - schedule.error <= predicted <= 10 * found
 
 
 @quiet

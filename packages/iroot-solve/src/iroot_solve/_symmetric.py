@@ -37,7 +37,8 @@ TRUNCATION_SHARE = 0.1
 RECORDED_SHARE = 0.05
 # How much more a coarse last step may round than was measured: that depends on what is left for it to do.
 COARSE_SCATTER = 3.0
-# First steps in float64; the same after them, and the least condition that they leave.
+# First steps in float64; how much more may be rounded after them than is measured for what condition they leave (log-
+# spaced spectra, κ = 1e4 … 1e6: 1.5 to 2.5 times for p = 1 and 2, 5 to 8 times for p = 4); and the least of that.
 MOST_WIDE, WIDE_SCATTER, LEAST_LEFT = (1, 2), 2.0, 10.0
 
 
@@ -79,25 +80,31 @@ def _candidate(
 def _with_wide_steps(
     task: Task, first: int, wide: int, spectrum: tuple[float, float], kappa: float
 ) -> Iterator[Candidate]:
-    """The first `wide` steps in float64, if there are others, and these in two planes.
-
-    What a step rounds, as a share of Y's largest eigenvalue, is κ times that of the smallest, and what the first one
-    rounds is nearly all of the error. A step lifts the smallest q(0)^p times: of those that follow there is as much as
-    for κ/q(0)^p.
-    """
+    """The first `wide` steps in float64, if there are others, and these in two planes."""
     schedule = symmetric_steps(task, *spectrum, False, first)
     if len(schedule) <= wide:
         return
-    lifted = math.prod(float(step(0.0)) ** schedule.p for step in schedule.steps[:wide])
-    left, degree = max(kappa / lifted, LEAST_LEFT), max(schedule.steps[wide].degree, BEGINNINGS[0])
-    rounding = WIDE_SCATTER * symmetric_rounding("fp16x3", 0, degree, left, task.exponent)
     rest = replace(schedule, steps=schedule.steps[wide:])
     whole = sum(schedule.products_of(i) for i in range(wide)) + 1  # X of the others times what these have made of it
     ms = whole * (task.ms("mm64") + PASSES_PER_PRODUCT * task.ms("pass64") + task.calls(PRODUCT_CALLS))
     ms += rest.products() * task.symmetric_ms(False) + task.reuse * int(not task.root) * task.factor_ms()
     ms += certificate_ms(task, 1, 1, True)
-    error, square = rounding + schedule.error, whole + rest.products()
+    error = wide_rounding(schedule, wide, kappa) + schedule.error
+    square = whole + rest.products()
     yield Candidate("materialize-root", "fp16x3", schedule, square, ms, error, True, wide=wide)
+
+
+def wide_rounding(schedule: Schedule, wide: int, kappa: float) -> float:
+    """Error of X from rounding after `wide` steps in float64.
+
+    What a step rounds, as a share of Y's largest eigenvalue, is κ times that of the smallest, and what the first one
+    rounds is nearly all of the error. A step lifts the smallest q(0)^p times: of those that follow there is as much as
+    for κ/q(0)^p, and it is of the part of X that q made large.
+    """
+    lifted = math.prod(float(step(0.0)) ** schedule.p for step in schedule.steps[:wide])
+    left, degree = max(kappa / lifted, LEAST_LEFT), max(schedule.steps[wide].degree, BEGINNINGS[0])
+    scatter = max(WIDE_SCATTER, schedule.p**2 / 2)
+    return scatter * symmetric_rounding("fp16x3", 0, degree, left, schedule.exponent)
 
 
 @lru_cache(maxsize=1024)

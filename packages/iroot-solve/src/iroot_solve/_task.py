@@ -121,7 +121,7 @@ class Candidate:
         schedule: The steps of an iteration.
         products: n×n by n×n products.
         milliseconds, error: Predicted.
-        symmetric: The products are symmetric ones, each half of a full one.
+        symmetric: By kernels for symmetric matrices: products, half of full ones, or a series that reads planes.
         coarse: How many of the last steps of these round more.
         wide: How many of the first steps of these are taken in float64.
     """
