@@ -103,6 +103,24 @@ def test_small_columns_keep_their_digits(device):
     assert torch.dist(found, wanted) < 2.0**-16 * wanted.norm()
 
 
+@quiet
+def test_what_it_is_not_for_is_refused(device):
+    """By name, and before a kernel reads it."""
+    S, V = torch.eye(64, device=device)[None], torch.ones(1, 64, 3, device=device)
+    matrix = PlaneMatrix.of(S, Workspace())
+    for wrong in (S.double(), S.half()):
+        with pytest.raises(TypeError, match="S must be float32"):
+            PlaneMatrix.of(wrong, Workspace())
+    for wrong in (S[0], S[:, :3], torch.ones(1, 64, 128, device=device)[..., ::2]):
+        with pytest.raises(ValueError, match="S must have shape"):
+            PlaneMatrix.of(wrong, Workspace())
+    with pytest.raises(TypeError, match="V must be float32"):
+        matrix.recurrence(V.double())
+    for wrong in (V[0], V[:, :3], V[..., :0], V.expand(2, -1, -1), torch.ones(1, 64, 6, device=device)[..., ::2]):
+        with pytest.raises(ValueError, match="V must be contiguous"):
+            matrix.recurrence(wrong)
+
+
 def _power(A, count, device, seed=7):
     """‖A^count·V‖_F by planes, and in float64."""
     V = _numbers(*A.shape[:2], 16, seed=seed)

@@ -68,8 +68,15 @@ class PlaneMatrix:
             name: Of the buffer.
             planes: 1 or 2.
 
+        Raises:
+            TypeError, ValueError: Another dtype or shape, or too large.
+
         Cost: it is read once, and its planes are written once.
         """
+        if S.dtype is not torch.float32:
+            raise TypeError(f"S must be float32, not {S.dtype}")
+        if S.ndim != 3 or S.shape[-1] != S.shape[-2] or S.stride(-1) != 1:
+            raise ValueError(f"S must have shape (b, n, n), row by row, not {tuple(S.shape)} with strides {S.stride()}")
         b, n = S.shape[:2]
         N = _padded(n, 2 * NARROW[0])
         if b * planes * N > MOST:
@@ -84,6 +91,9 @@ class PlaneMatrix:
         Args:
             V: `(b, n, k)` float32, contiguous, entries of about 8 at most.
             coarse: The term from which it reads the high planes only, the first being 0; `None`: in none.
+
+        Raises:
+            TypeError, ValueError: Another dtype or shape, or too many columns.
         """
         return PlaneRecurrence(self, V, coarse)
 
@@ -140,7 +150,11 @@ class PlaneRecurrence:
     """
 
     def __init__(self, matrix: PlaneMatrix, V: Tensor, coarse: int | None) -> None:
+        if V.dtype is not torch.float32:
+            raise TypeError(f"V must be float32, not {V.dtype}")
         (b, stored, N), k = matrix.planes.shape[:3], V.shape[-1]
+        if V.shape != (b, matrix.n, k) or not k or not V.is_contiguous():
+            raise ValueError(f"V must be contiguous with shape {(b, matrix.n)} + (k,), k ≥ 1, not {tuple(V.shape)}")
         self.matrix, self.coarse, self.terms = matrix, coarse, 0
         self.block, self.more = _blocks(k)
         K = _padded(k - self.more, self.block) + self.more
