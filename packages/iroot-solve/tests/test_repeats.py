@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from iroot_solve import IrootError, SolveWorkspace, solve_spd
-from iroot_solve._repeats import MOST_KINDS, RECORDED_FROM
+from iroot_solve import IrootError, SolveWorkspace, _spectrum, solve_spd
+from iroot_solve._repeats import MOST_KINDS, RECORDED_FROM, Repeat
 
 REPLAYED = ", replayed"
 STRATEGIES = ["auto", "materialize-root"]  # on a CPU `auto` factorises matrices this small
@@ -106,6 +106,41 @@ def test_a_batch_of_right_hand_sides_and_a_place_for_the_answer(spd, rhs, place)
     for _ in range(4):
         found = solve_spd(A, None, kappa_max=6.0, out=out, workspace=ws)
     assert found.stats.backend.endswith(REPLAYED) and found.Z is out
+
+
+def test_an_answer_in_place_of_the_matrix_when_the_replay_has_none(spd, truth, distance, place):
+    """A itself is `out`: what a replay leaves there would be lost to the usual way."""
+    ws, hard = SolveWorkspace(), spd(96, 1e5, 9)
+    for A in [spd(96, 5.0, seed).to(place) for seed in range(4)] + [hard.to(place)]:
+        expected = truth(A.cpu(), None, -0.5)
+        found = solve_spd(A, None, kappa_max=6.0, out=A, workspace=ws)
+        assert found.Z is A and found.stats.status == "converged" and distance(A.cpu(), expected) <= 1e-4
+
+
+def test_slightly_worse_than_predicted_is_recorded_with_more_caution():
+    """An estimate of six times what was predicted: eight times. One of another kind, or no prediction: not again."""
+    known = Repeat(100.0, calls=5, predicted=1e-5, replay=object())
+    known.failed(6e-5, 1e-4)
+    assert known.caution == 8.0 and known.replay is None and known.calls == 0 and not known.curious
+    known.wary(4.0)
+    assert known.caution == 8.0
+    for error, predicted in ((1e-3, 1e-5), (float("inf"), 1e-5), (float("nan"), 1e-5), (6e-5, 0.0)):
+        known = Repeat(100.0, calls=5, predicted=predicted, replay=object())
+        known.failed(error, 1e-4)
+        assert known.caution == 1.0 and known.replay is None and known.calls == -float("inf")
+
+
+def test_a_call_with_caution_takes_what_is_predicted_to_be_better(spd, monkeypatch, place):
+    """What a replay or a rung has shown of a kind, the next call of that kind knows; one of another kind does not."""
+    seen, A, ws = [], spd(96, 50.0).to(place), SolveWorkspace()
+    chosen = _spectrum.choose
+    monkeypatch.setattr(_spectrum, "choose", lambda task, *rest: seen.append(task.caution) or chosen(task, *rest))
+    settings = {"strategy": "materialize-root", "kappa_max": 60.0, "workspace": ws}
+    solve_spd(A, None, **settings)
+    ws.repeats[next(iter(ws.repeats))].wary(16.0)
+    solve_spd(A, None, **settings)
+    solve_spd(A, None, p_val=4, **settings)
+    assert seen == [1.0, 16.0, 1.0]
 
 
 def test_without_a_workspace_nothing_is_recorded(spd, place):

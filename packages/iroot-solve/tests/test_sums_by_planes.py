@@ -29,6 +29,7 @@ from iroot_solve._sums_by_planes import (
     coarse_from,
     coarse_terms,
     fixed_by_planes,
+    shifted,
 )
 from iroot_solve._sums_checked import plan_of
 from iroot_solve._task import Task
@@ -141,6 +142,36 @@ def test_eigenvalues_that_one_plane_moves_are_no_others(planes, with_spectrum, r
     found = checked_by_planes(A, B, Span(Fraction(-1), 1e-3, 1.0, 1e-2), SolveWorkspace(), 5)
     assert "one plane" in found.backend and float(found.error) <= 1e-2
     assert float(_relative(found.Z, truth(A, B, -1.0))) <= 3 * float(found.error)
+
+
+@pytest.mark.parametrize("form", ["by_planes", "checked"])
+@pytest.mark.parametrize("right", ["random", "low"])
+def test_a_shift_of_the_spectrum_is_seen(planes, monkeypatch, with_spectrum, rhs, truth, form, right):
+    """Planes of S + δ·I, as tensor cores make of an identity but for one direction: κ·δ/p of what that has in Z."""
+    kappa, shift, tol = 1e3, 2.0**-18, 1e-2
+    A = with_spectrum(np.r_[1 / kappa, np.ones(N - 1)], 3, torch.float32)[None]
+    V = torch.linalg.eigh(A.double()).eigenvectors
+    B = rhs(1, N, K) if right == "random" else V[..., :K].float().contiguous()
+    usual = PlaneMatrix.of
+    monkeypatch.setattr(
+        "iroot_solve._sums_by_planes.PlaneMatrix.of", lambda S, *rest: usual(S + shift * torch.eye(N), *rest)
+    )
+    outcome = FORMS[form](A, B, Span(Fraction(-1, 2), 0.98 / kappa, 1.01, tol), SolveWorkspace())
+    error = float(_relative(outcome.Z, truth(A, B, -0.5)))
+    assert error > 5e-4 and error / 1.5 <= float(outcome.error) <= 3 * error
+
+
+def test_what_a_shift_is_of_z(planes, with_spectrum, rhs):
+    """α·δ·‖S⁻¹z‖ of one small eigenvalue and the largest, exactly; of a zero column nothing; of NaN all."""
+    low, shift, ws = 1e-2, 1e-4, SolveWorkspace()
+    S = with_spectrum(np.r_[np.full(3, low), np.ones(N - 3)], 3, torch.float32)[None]
+    Z = rhs(1, N, K)
+    Z[..., 2] = 0.0
+    matrix = PlaneMatrix.of(S + shift * torch.eye(N), ws)
+    expected = 0.5 * shift * torch.linalg.solve(S.double(), Z.double()).norm() / Z.double().norm()
+    assert float(shifted(matrix, S, Z, Fraction(-1, 2), low, 1.0)) == pytest.approx(float(expected), rel=2e-2)
+    assert float(shifted(matrix, S, torch.zeros_like(Z), Fraction(-1, 2), low, 1.0)) == 0.0
+    assert float(shifted(matrix, S, Z * torch.nan, Fraction(-1, 2), low, 1.0)) == math.inf
 
 
 # Where one plane begins -----------------------------------------------------------------------------------------------
@@ -329,3 +360,26 @@ def test_beyond_one_plane_its_terms_cost_what_two_cost():
     below, above = (next(c for c in candidates(BLIND, 1 / kappa, 1.0) if c.symmetric and c.strategy == "chebyshev")
                     for kappa in (1e3, 1.05e3))  # fmt: skip
     assert above.milliseconds > 1.15 * below.milliseconds and above.error < below.error
+
+
+# On a device ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("settings", [{}, LATER], ids=["eager", "deferred"])
+@pytest.mark.parametrize("right", ["random", "low"])
+@pytest.mark.parametrize(("p", "kappa", "tol"), [(1, 1e2, 1e-3), (2, 1e3, 1e-3), (4, 1e3, 1e-3)])
+def test_one_small_eigenvalue_on_a_device(truth, p, kappa, tol, right, settings):
+    """An identity but for one direction, which tensor cores shift by 2^-20."""
+    n, g = 1024, torch.Generator("cuda").manual_seed(5)
+    Q = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, device="cuda", generator=g)).Q
+    A = torch.eye(n, device="cuda", dtype=torch.float64) - (1 - 1 / kappa) * Q[:, :1] @ Q[:, :1].mT
+    A = ((A + A.mT) / 2).float()
+    B = torch.randn(n, K, device="cuda", generator=g) if right == "random" else Q[:, :K].float().contiguous()
+    found = solve_spd(A, B, p_val=p, strategy="chebyshev", kappa_max=1.01 * kappa, tol=tol, **settings)
+    if found.stats.status == "converged":
+        error = float(_relative(found.Z.cpu(), truth(A.cpu(), B.cpu(), -1 / p)))
+        assert error <= tol and float(found.stats.error) >= error / 3
+    else:
+        assert settings == LATER and float(found.stats.error) > tol

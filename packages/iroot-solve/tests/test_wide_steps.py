@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from iroot_kernels import CoupledIteration, Workspace
-from iroot_solve import SolveWorkspace, _case, _plain, _solve, solve_gram_spd, solve_spd
+from iroot_solve import SolveWorkspace, _case, _plain, _solve, _symmetric, solve_gram_spd, solve_spd
 from iroot_solve._blind import fastest, recordable
 from iroot_solve._bridge import polynomial
+from iroot_solve._certificate import PlainMatrix, Root, appraise, measure
 from iroot_solve._choose import candidates, choose
+from iroot_solve._formed_root import root_action, root_parts
 from iroot_solve._iterate import Iteration
 from iroot_solve._symmetric import MOST_WIDE, symmetric_steps, wide_rounding
 from iroot_solve._task import Task
@@ -94,6 +96,72 @@ def test_the_prediction_is_what_is_rounded(with_spectrum, p, kappa):
     found = _error((rest.X[0] + rest.X[0].mT) / 2, _truth(A, Fraction(-1, p)))
     predicted = wide_rounding(schedule, 1, kappa)
     assert found / 1.5 - schedule.error <= predicted <= 10 * found
+
+
+@pytest.mark.parametrize("name", ["log", "half"])
+@pytest.mark.parametrize("p", [2, 4])
+def test_the_certificate_looks_at_what_is_rounded(with_spectrum, p, name):
+    """X = R·P: of R it sees six times the error at most, where of X it would see up to forty times; never less than 0.9
+    of it."""
+    kappa, ws = 1e6, Workspace()
+    A = _matrix(with_spectrum, kappa, name, 192)
+    schedule = symmetric_steps(replace(ROOT, exponent=Fraction(-1, p)), 0.9 / kappa, 1.0, False, 4)
+    first, *others = (polynomial(step) for step in schedule)
+    wide = CoupledIteration(A.double()[None], p=p, precision="fp64")
+    wide.step(first)
+    rest = CoupledIteration(wide.Y.float(), None, p=p, precision="fp16x3")
+    for i, q in enumerate(others, start=1):
+        rest.step(q, last=i == len(others))
+    R = ((rest.X + rest.X.mT) / 2).double()
+    X = ((R @ wide.X + wide.X @ R) / 2).float()
+    true, size, found = _error(X[0], _truth(A, Fraction(-1, p))), X.double().norm().reshape(1), []
+    for parts in (None, root_parts((R, wide.X), ws)):
+        root = Root(root_action(X, ws), 2.0**-24, norm=size, parts=parts)
+        measured = measure(root, PlainMatrix(A.double()[None]), None, X.double(), Fraction(-1, p), 0)
+        found.append(float(appraise(measured.numpy(), 192, 192, root, Fraction(-1, p)).error[0]))
+    whole, part = found
+    assert 0.9 * true <= part <= 6 * true and part <= 1.05 * whole
+
+
+@quiet
+def test_the_certificate_sees_what_float64_has_made_wrong(interpreted, with_spectrum):
+    """P and A are those that it multiplies by: neither a wrong P nor a wrong Y goes unseen."""
+    A = _matrix(with_spectrum, 1e4)
+    X, outcome, _ = _root(A, Fraction(-1, 2), 1.1e4, 1)
+    exponent, judge = Fraction(-1, 2), PlainMatrix(A.double()[None])
+
+    def seen(root):
+        measured = measure(root, judge, None, X.double()[None], exponent, 0)
+        return float(appraise(measured.numpy(), N, N, root, exponent).error[0])
+
+    R, P = outcome.root.parts
+    assert seen(outcome.root) <= 1e-5
+    for parts in ((R, lambda j, V: 1.01**j * P(j, V)), (lambda j, V: 1.01**j * R(j, V), P)):
+        assert seen(replace(outcome.root, parts=parts)) >= 5e-3
+
+
+@quiet
+def test_the_next_rung_takes_more_steps_in_float64(device, with_spectrum, monkeypatch):
+    """What one left is worse than was predicted, but by little: two, and not all of them."""
+    monkeypatch.setattr(_symmetric, "wide_rounding", lambda *given: wide_rounding(*given) / 50)
+    choose.cache_clear()
+    A = _matrix(with_spectrum, 1e6, "half")
+    found = solve_spd(A, None, p_val=2, strategy="materialize-root", kappa_max=1.2e6)
+    choose.cache_clear()
+    assert found.stats.fallbacks == ("materialize-root in fp16x3, the first 2 steps in float64",)
+    assert found.stats.status == "converged" and found.stats.precision == "fp16x3"
+    assert _error(found.Z, _truth(A, Fraction(-1, 2))) <= 1e-5
+
+
+def test_caution():
+    """By powers of two, never less than before, and such that what was wrong is not predicted to do again."""
+    task = replace(ROOT, tol=1e-4)
+    wary = task.after(6e-5, 1e-5)
+    assert wary.caution == 8.0 and not wary.meets(1e-5) and wary.meets(6e-6)
+    assert wary.after(6e-5, 6e-5).caution == 8.0
+    one = choose(replace(ROOT, recorded=True), 0.5e-5, 1.0, "materialize-root", 1e5)
+    two = fastest(replace(ROOT, recorded=True, caution=16.0), 0.5e-5, 1.0, 1e5, ("materialize-root",))
+    assert (one.wide, two.wide) == (1, 2) and two.error < one.error / 4
 
 
 @quiet

@@ -390,11 +390,11 @@ def task_of(problem: Problem, options: Options) -> Task:
     precisions = ("fp64",) if p.storage is torch.float64 else ("fp32", "fp64")
     if options.precision != "auto":
         precisions = (options.precision,)
-    device = p.A.device.type
-    shapes, symmetric = (p.n, p.columns, p.count), symmetric_products(p.A.device)
+    device, shapes, symmetric = p.A.device.type, (p.n, p.columns, p.count), symmetric_products(p.A.device)
     return Task(
         *(*shapes, p.exponent, p.tol, p.B is None, options.expected_reuse, precisions, device, symmetric),
         reduced=not options.blind,
         recorded=options.blind and device != "cpu",
         formed=p.gram is not None,
+        caution=options.caution,
     )

@@ -89,6 +89,9 @@ class Root:
         ends: It is cheap to apply: look at E_1 and E_s too, which is sharper where B is aligned with extreme
             eigenvectors, for twice the work.
         norm: ‖X‖_F `(b,)` where it is known.
+        parts: (j, V) ↦ R^j·V and P^j·V, where X = R·P and P, a polynomial in A, is known to so many more digits that
+            all error is R's. Then R is the root of A^q·P^s that is judged, which is conditioned better: what a
+            residual overrates, by powers of x_i/x_j, is less.
         drift: W ↦ an error of W = X·V that no E_m can see, where the strategy knows of one.
         sandwich: (A, q, orders, s, W, B) ↦ X^m·(A^q·X^(s−m)·W − B) for the m of `orders`, where that is cheaper all at
             once; thin matrices go in and out as rows, `(b, k, n)` and `(b, len(orders)·k, n)`. A root with a drift
@@ -99,6 +102,7 @@ class Root:
     roundoff: float = 0.0
     ends: bool = True
     norm: Tensor | None = None
+    parts: tuple[Power, Power] | None = None
     drift: Action | None = None
     sandwich: Callable[[Matrix, int, tuple[int, ...], int, Tensor, Tensor | None], Tensor] | None = None
 
@@ -267,7 +271,7 @@ def _gram(
     One row and column more for what the root's `drift` does to W, if the sandwich brings it along.
     """
     b, k, n = W.shape
-    rows = (root.sandwich or _Sandwich(root.power))(A, q, found, s, W, V if s == 1 else None)
+    rows = (root.sandwich or _Sandwich(*(root.parts or (root.power, None))))(A, q, found, s, W, V if s == 1 else None)
     gaps = rows.view(b, -1, k, n)
     if s > 1:
         gaps = gaps - W.unsqueeze(1)
@@ -279,18 +283,20 @@ def _gram(
 
 @dataclass(frozen=True)
 class _Sandwich:
-    """Rows (X^m·(A^q·X^(s−m)·W − B))ᵀ for every m, from powers of X alone.
+    """Rows (X^m·(A^q·X^(s−m)·W − B))ᵀ for every m, from powers of X alone; of R, and A^q·P^s, where X has these parts.
 
     The right-hand powers build on one another; the left-hand ones act on all columns that still need them at once.
     """
 
     power: Power
+    known: Power | None = None
 
     def __call__(self, A: Matrix, q: int, found: tuple[int, ...], s: int, W: Tensor, B: Tensor | None) -> Tensor:
         inner, taken, P = [], 0, W.mT
         for m in found:
             P, taken = self.power(s - m - taken, P), s - m
-            inner.append(times_power(A, q, P.mT, B))
+            filtered = P if self.known is None else self.known(s, P)
+            inner.append(times_power(A, q, filtered.mT, B))
         block = inner[0]
         for i, m in enumerate(found):
             block = self.power(m - (found[i + 1] if i + 1 < len(found) else 0), block.mT).mT

@@ -13,12 +13,19 @@ from iroot_solve._thin import thin
 
 
 def root_again(
-    X: Tensor, size: Tensor, name: str, plan: str, reduced: bool, ws: Workspace, B: Tensor | None
+    X: Tensor,
+    size: Tensor,
+    name: str,
+    plan: str,
+    reduced: bool,
+    ws: Workspace,
+    B: Tensor | None,
+    parts: tuple[Tensor, ...] = (),
 ) -> Outcome:
-    """The root that is there, for another right-hand side."""
+    """The root that is there, for another right-hand side; R and P where it is R·P."""
     return Outcome(
         Z=root_times(X, B, ws),
-        root=Root(root_action(X, ws), torch.finfo(X.dtype).eps / 2, norm=size),
+        root=Root(root_action(X, ws), torch.finfo(X.dtype).eps / 2, norm=size, parts=root_parts(parts, ws)),
         judge=torch.float64,
         strategy="materialize-root",
         precision=name,
@@ -34,6 +41,11 @@ def root_times(X: Tensor, B: Tensor | None, ws: Workspace) -> Tensor:
         return X
     exact = Products("fp64" if X.dtype is torch.float64 else "fp32", ws)
     return exact(X, B, out=ws.like("Z", B))
+
+
+def root_parts(parts: tuple[Tensor, ...], ws: Workspace) -> tuple[Power, Power] | None:
+    """The action of R^j and of P^j."""
+    return (root_action(parts[0], ws), root_action(parts[1], ws)) if parts else None
 
 
 def root_action(X: Tensor, ws: Workspace) -> Power:

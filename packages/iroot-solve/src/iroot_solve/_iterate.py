@@ -27,7 +27,7 @@ from iroot_solve._bridge import polynomial
 from iroot_solve._certificate import Action, Power, Root
 from iroot_solve._choose import on_grid
 from iroot_solve._cost import chunk
-from iroot_solve._formed_root import root_action, root_again, root_times
+from iroot_solve._formed_root import root_action, root_again, root_parts, root_times
 from iroot_solve._outcome import Outcome
 from iroot_solve._scales import norm
 from iroot_solve._thin import thin
@@ -104,7 +104,10 @@ class Iteration:
         return outcome
 
     def _after_wide_steps(self, count: int, S: Tensor, products: Products) -> Outcome:
-        """The root: A^(-q/s) = Y^(-q/s)·X for Y = A·X^s, X^power after `count` steps, this product in float64, too."""
+        """The root: A^(-q/s) = Y^(-q/s)·X for Y = A·X^s, X^power after `count` steps, this product in float64, too.
+
+        What is wrong with it is wrong with Y^(-q/s), and that is what the certificate looks at.
+        """
         begun, schedule = self._start(S, None, Products("fp64")), self.schedule
         for step in schedule.steps[:count]:
             begun.step(polynomial(step))
@@ -113,13 +116,15 @@ class Iteration:
         state = self._symmetric_root(replace(schedule, steps=schedule.steps[count:]), products)
         rest = self.ws.like("wide rest", S).copy_(state(Y))
         root = begun.products(rest, begun.X, out=self.ws.like("wide root", S))
-        X = self.ws.like("root", self.S).copy_(plus_transpose(root, rest).mul_(0.5))
+        X = self.ws.like("root", self.S).copy_(plus_transpose(root, begun.Y).mul_(0.5))
         products.square += begun.products.square
-        Z, size = root_times(X, self.B, self.ws), norm(X)
+        Z, size, parts = root_times(X, self.B, self.ws), norm(X), (rest, begun.X) if schedule.p > 1 else ()
         outcome = self._outcome(state, root_action(X, self.ws), Z, _Work(), None, state.Y, size, schedule.steps[-1])
+        assert outcome.root is not None
+        outcome.root = replace(outcome.root, parts=root_parts(parts, self.ws))
         outcome.backend, outcome.steps = f"{outcome.backend}, the first {count} in float64", len(schedule)
-        outcome.again = partial(root_again, X, size, self.precision, str(schedule), self.reduced)
-        outcome.holds = (X,)
+        outcome.again = partial(root_again, X, size, self.precision, str(schedule), self.reduced, parts=parts)
+        outcome.holds = (X, *parts)
         return outcome
 
     def _by_full_products(

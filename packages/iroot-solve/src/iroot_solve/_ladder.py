@@ -20,6 +20,9 @@ from iroot_solve._task import Candidate
 from iroot_solve._verdict import spectrum_status, suspicious
 
 STAGNATED = np.int8(Status.stagnated)
+# Times tol: an estimate that says that rounding was more than predicted, not that it was something else.
+SLIGHT = 8.0
+PLANES = "fp16x3"
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Ledger:
         products: Work of all rungs.
         steps: Steps of all rungs.
         strategy, precision, schedule, backend: Of the last rung.
+        caution: How many times what was predicted an error was found to be, where that was worth a rung of its own.
     """
 
     Z: Tensor
@@ -56,6 +60,7 @@ class Ledger:
     precision: str = "none"
     backend: str = "torch"
     schedule: object = DirectSchedule("none", "nothing to do")
+    caution: float = 1.0
 
     @classmethod
     def empty(cls, Z: Tensor) -> Ledger:
@@ -110,6 +115,13 @@ class Ledger:
             held[rows[better]] = new[better]
 
 
+def planned(case: Case, candidate: Candidate, low: float, high: float) -> Outcome:
+    """What a candidate makes of the case, with the error that it was chosen for."""
+    outcome = case.run(candidate, low, high)
+    outcome.predicted = candidate.error
+    return outcome
+
+
 def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float, high: float) -> bool:
     """Certify an outcome, record it, and climb for the matrices that may miss the tolerance.
 
@@ -147,7 +159,8 @@ def settle(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, low: float
     failed |= doubtful
     if not failed.any():
         return True
-    if case.options.fallback and _climb(case, ledger, rows, outcome, np.flatnonzero(failed), low, high):
+    rest = np.flatnonzero(failed)
+    if case.options.fallback and _climb(case, ledger, rows, outcome, rest, certificate.error, low, high):
         return True
     if doubtful.any():
         _judge(case, ledger, rows, outcome, np.flatnonzero(doubtful))
@@ -161,8 +174,16 @@ def _range(eigenvalues: Tensor, cut: float, exponents: Array) -> tuple[Array, Ar
     return np.ldexp(limit[:, 0], exponents), (values > limit).sum(-1)
 
 
-def _climb(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Array, low: float, high: float) -> bool:
+def _climb(
+    case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Array, error: Array, low: float, high: float
+) -> bool:
     """The next rung: more steps from where the iteration stands, or a better way for those that failed.
+
+    Args:
+        case, ledger, rows, outcome: See `settle`.
+        failed: Rows of the case.
+        error: As estimated, of all its rows.
+        low, high: The spectrum as far as it is known.
 
     Returns:
         Whether that settled all of them.
@@ -174,13 +195,15 @@ def _climb(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, failed: Ar
     if again is not None:
         ledger.fallbacks.append("more steps")
         return settle(case, ledger, rows, again, low, high)
-    rung = _next_rung(case, outcome, low, high)
+    rung = _less_rounded(case, ledger, outcome, float(error[failed].max()), low, high)
+    rung = rung or _next_rung(case, outcome, low, high)
     if rung is None:
         return False
     anew = f", {case.problem.name} in float64" if rounded else ""
-    ledger.fallbacks.append(f"{rung.strategy} in {rung.precision}{anew}")
+    first = f", the first {rung.wide} steps in float64" if rung.wide else ""
+    ledger.fallbacks.append(f"{rung.strategy} in {rung.precision}{first}{anew}")
     part = part_in_float64(case.select(failed))
-    return settle(part, ledger, rows[failed], part.run(rung, low, high), low, high)
+    return settle(part, ledger, rows[failed], planned(part, rung, low, high), low, high)
 
 
 def _judge(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, doubtful: Array) -> None:
@@ -191,6 +214,20 @@ def _judge(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, doubtful: 
     ledger.codes[rows[doubtful]] = spectrum_status(matrix, outcome.eigenvalues[index]).cpu().numpy()
     # A graded matrix has eigenvalues that float64's eigh cannot resolve: nothing is known of the error.
     ledger.error[rows[doubtful]] = np.inf
+
+
+def _less_rounded(
+    case: Case, ledger: Ledger, outcome: Outcome, error: float, low: float, high: float
+) -> Candidate | None:
+    """Of what rounds like symmetric products in two planes, or less, where they were off by little: what meets the
+    tolerance if it is as much worse than predicted as they were. Nothing, where only float64 does."""
+    task, options = case.task, case.options
+    off = error <= SLIGHT * task.tol and outcome.precision == PLANES and task.precisions[0] == "fp32"
+    if not off or outcome.reduced or not outcome.predicted or case.problem.gram is not None:
+        return None
+    cautious = task.after(error, outcome.predicted)
+    ledger.caution = max(ledger.caution, cautious.caution)
+    return choose(cautious, low, high, options.strategy, case.kappa)
 
 
 def _next_rung(case: Case, outcome: Outcome, low: float, high: float) -> Candidate | None:

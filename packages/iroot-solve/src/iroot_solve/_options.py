@@ -22,9 +22,9 @@ DEFERRABLE = ("auto", "direct-solve", "materialize-root", "hybrid-pe-nsrc", "che
 class Options:
     """See `solve_spd` for what each of them means.
 
-    `deferred` is verify="deferred", with `verify` off. Two are not the caller's: `quiet` is for a part of a batch,
+    `deferred` is verify="deferred", with `verify` off. Three are not the caller's: `quiet` is for a part of a batch,
     whose warning is the whole's; `look` says how the ends of the spectrum are found where they are looked for, and is
-    for studies of that.
+    for studies of that; `caution` is that of the `Task`, for a call whose like was more wrong than was predicted.
     """
 
     damping: Damping = Damping()
@@ -46,6 +46,7 @@ class Options:
     seed: int = 0
     out: Tensor | None = None
     look: str = "auto"
+    caution: float = 1.0
 
     def __post_init__(self) -> None:
         if self.on_failure not in ON_FAILURE:

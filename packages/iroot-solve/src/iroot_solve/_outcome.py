@@ -37,6 +37,7 @@ class Outcome:
         holds: Buffers that `again` needs as they are.
         backend: What computed the products, and why.
         reduced: They were rounded more than float32's, because that was predicted to be enough.
+        predicted: The error that it was chosen for; 0 where it was not chosen.
     """
 
     Z: Tensor
@@ -58,3 +59,4 @@ class Outcome:
     holds: tuple[Tensor, ...] = ()
     backend: str = "torch"
     reduced: bool = False
+    predicted: float = 0.0

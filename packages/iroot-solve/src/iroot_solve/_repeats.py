@@ -5,7 +5,8 @@ of one. A graph (`_replay`) repeats them without the host, but can only hold a c
 deferred call that is recorded (`_blind`), planned for the promised condition, or for a little more than the one that
 the last eager call of the kind was planned for; its statuses are read, once, and what has not converged goes the usual
 way with all of its ladder. A kind that failed so is not replayed again before an eager call has been planned for a
-larger condition. Of general systems the same is in `_general_repeats`.
+larger condition; one that was a little worse than predicted is recorded again with as much more caution. Of general
+systems the same is in `_general_repeats`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from iroot_solve._case import Case, task_of
 from iroot_solve._certificate import Array
 from iroot_solve._choose import choose
 from iroot_solve._config import PrecondConfig
-from iroot_solve._ladder import Ledger
+from iroot_solve._ladder import SLIGHT, Ledger
 from iroot_solve._options import DEFERRABLE, Options
 from iroot_solve._problem import Problem
 from iroot_solve._replay import Replay
 from iroot_solve._report import Report
 from iroot_solve._result import NUMBERS, SolveResult, SolveStats, SolveWorkspace, Status
 from iroot_solve._spectrum import FACTORED_SAFETY, Spectrum
-from iroot_solve._task import MAX_KAPPA
+from iroot_solve._task import MAX_KAPPA, Candidate, Task
 
 # Recording takes as long as three calls, and holds all buffers of one.
 RECORDED_FROM, MOST_KINDS, MOST_TIMES = 3, 8, 3
@@ -56,6 +57,8 @@ class Repeat:
         calls: With that condition.
         times: How often it was recorded.
         hopeless: No graph would be as good as the usual way.
+        caution: How many times what was predicted an error was found to be.
+        predicted: The error that the recorded call was chosen for.
         replay: The recorded call, which returns its result and what is read of it.
     """
 
@@ -63,6 +66,8 @@ class Repeat:
     calls: float = 0
     times: int = 0
     hopeless: bool = False
+    caution: float = 1.0
+    predicted: float = 0.0
     replay: Replay[Any] | None = None
 
     def saw(self, kappa: float) -> None:
@@ -122,6 +127,19 @@ class Repeat:
         """Until a larger condition is seen."""
         self.replay, self.calls = None, -math.inf
 
+    def failed(self, error: float, tol: float) -> None:
+        """What was recorded left this estimate."""
+        if error <= SLIGHT * tol and self.predicted:
+            self.wary(2.0 ** math.ceil(math.log2(error / self.predicted)))
+        else:
+            self.give_up()
+
+    def wary(self, caution: float) -> None:
+        """An error was so many times what was predicted."""
+        if caution > self.caution:
+            self.caution = caution
+            self.harder()
+
 
 def repeat_of(problem: Problem, options: Options, ws: SolveWorkspace | None) -> Repeat | None:
     """What is known of calls like this one, this one counted; `None` where none can be recorded."""
@@ -149,14 +167,19 @@ def replayed(
         return None
     assert repeat.replay is not None
     found, numbers = repeat.replay(problem.A, problem.B)
+    kept, ledger = numbers.clone(), _described(Ledger.empty(Z.copy_(found.Z)), found)
+
+    def result() -> SolveResult:
+        return Report(problem, options, ws, ledger).result(kept[-1].to(torch.int8), kept[:-1])
+
+    # While the device is busy; but `out` may be A or B, which the usual way would need.
+    early = result() if options.out is None else None
     error, *_, codes = numbers.cpu().numpy()
     # As `settle`: an estimate scatters, and above half of tol another rung is worth its time.
     if not ((codes == Status.converged) & (error <= problem.tol / 2)).all():
-        repeat.give_up()
+        repeat.failed(float(np.max(error)), problem.tol)
         return None
-    kept = numbers.clone()
-    ledger = _described(Ledger.empty(Z.copy_(found.Z)), found)
-    return Report(problem, options, ws, ledger).result(kept[-1].to(torch.int8), kept[:-1])
+    return early or result()
 
 
 def _recordable(problem: Problem, options: Options, ws: SolveWorkspace) -> bool:
@@ -177,16 +200,28 @@ def kind_of(problem: Problem, options: Options) -> Hashable:
     """What a recorded call cannot change; a stream has its own, so that nothing of it waits for another one."""
     tensors = tuple(None if V is None else (V.shape, V.dtype, V.device) for V in (problem.A, problem.B))
     stream = torch.cuda.current_stream(problem.A.device) if problem.A.is_cuda else None
-    return tensors, stream, problem.exponent, problem.tol, replace(options, out=None)
+    settings = options if options.out is None else replace(options, out=None)
+    return tensors, stream, problem.exponent, problem.tol, settings
 
 
 def _recorded(repeat: Repeat, problem: Problem, options: Options, solver: Solver) -> Replay[Any] | None:
     """The deferred call, unless that is no use."""
     settings = replace(
-        options, kappa_max=repeat.kappa, verify=False, deferred=True, on_failure="nan", fallback=False, out=None
+        options,
+        kappa_max=repeat.kappa,
+        verify=False,
+        deferred=True,
+        on_failure="nan",
+        fallback=False,
+        out=None,
+        caution=repeat.caution,
     )
-    if not _worthwhile(problem, settings):
+    task, kappa = task_of(problem, settings), settings.kappa_max
+    assert kappa is not None
+    found = fastest(task, 1 / (2 * kappa), 1.0, kappa, recordable(task, settings.strategy))
+    if not _worthwhile(problem, settings, task, found):
         return None
+    repeat.predicted = found.error
     call = {"problem": without_numbers(problem), "options": settings, "solver": solver}
     return Replay(_deferred, (problem.A, problem.B), SolveWorkspace(), call)
 
@@ -199,14 +234,13 @@ def without_numbers(problem: Problem) -> Problem:
     )
 
 
-def _worthwhile(problem: Problem, options: Options) -> bool:
+def _worthwhile(problem: Problem, options: Options, task: Task, found: Candidate) -> bool:
     """Whether the deferred call is predicted to meet the tolerance, and sooner than the usual way."""
     assert options.kappa_max is not None
-    task, kappa = task_of(problem, options), options.kappa_max
-    found = fastest(task, 1 / (2 * kappa), 1.0, kappa, recordable(task, options.strategy))
-    usual = choose(replace(task, recorded=False, reduced=True), 1 / kappa, 1.0, options.strategy, kappa)
+    usual = replace(task, recorded=False, reduced=True)
+    ms = choose(usual, 1 / options.kappa_max, 1.0, options.strategy, options.kappa_max).milliseconds
     fits = problem.A.numel() <= LARGEST or found.strategy == "chebyshev"
-    return fits and task.meets(found.error) and found.milliseconds < usual.milliseconds
+    return fits and task.meets(found.error) and found.milliseconds < ms
 
 
 def _deferred(

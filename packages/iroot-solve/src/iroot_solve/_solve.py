@@ -17,7 +17,7 @@ from iroot_solve._certificate import Array
 from iroot_solve._device import on_device
 from iroot_solve._errors import PreconditionerIgnoredWarning
 from iroot_solve._gram_formed import finer
-from iroot_solve._ladder import Ledger, settle
+from iroot_solve._ladder import Ledger, planned, settle
 from iroot_solve._matrix import CONGRUENCES
 from iroot_solve._options import Options, require_blind
 from iroot_solve._plain import plain
@@ -56,6 +56,8 @@ def solve(problem: Problem, options: Options, workspace: SolveWorkspace | None) 
         if result is not None:
             return result
         seen = None if repeat is None else repeat.kappa
+        if repeat is not None and repeat.caution > 1:
+            options = replace(options, caution=repeat.caution)
         result = plain(problem, options, ws, Z) or small(problem, options, ws, Z, _part, seen)
         if result is not None:
             if repeat is not None:
@@ -101,11 +103,13 @@ def _checked(case: Case, ledger: Ledger, repeat: Repeat | None = None) -> SolveR
     ledger.fallbacks += known.broken
     case.kappa = known.kappa
     again = None if kept is None else kept.outcome(case)
-    outcome = again or case.run(candidate, known.low, known.high)
+    outcome = again or planned(case, candidate, known.low, known.high)
     if options.verify:
         settled = settle(case, ledger, np.arange(problem.count), outcome, known.low, known.bound)
         if settled and again is None and not ledger.fallbacks:
             remember(case, outcome)
+        if repeat is not None:
+            repeat.wary(ledger.caution)
         if settled and repeat is not None and options.kappa_max is None:
             repeat.note(case, ledger, known)
     else:

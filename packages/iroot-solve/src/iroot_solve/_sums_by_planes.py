@@ -4,7 +4,8 @@ A term takes the time to read what it reads of A, up to 128 columns at once: n =
 in one 0.055 (float32: 0.2 to 0.35). Measured against eigendecompositions (log-spaced, power-law, two-valued spectra and
 a lone small eigenvalue; κ = 10 … 10⁴, n = 1024 and 4096, p = 2 and 4), random B: rounding leaves 0.03 … 0.3·u at κ = 10
 and 0.01 … 0.18·κ·u/p beyond, u = 2^-22. For B of the 16 top eigenvectors it is up to 3.5·κ·u/p, as f(A) leaves less of
-them: the absolute error is the same. Hence 16 random columns beside B, which show what f(A) makes of any.
+them: the absolute error is the same. Hence 16 random columns beside B, which show what f(A) makes of any. And where all
+but one eigenvalue are the same it is up to 4·κ·u/p, whatever B is: hence a look at what planes make of Z (`shifted`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from iroot_kernels import Counted, PlaneMatrix, SeriesResult, chebyshev_series
+import torch
+from iroot_kernels import Counted, PlaneMatrix, Products, SeriesResult, chebyshev_series
 from torch import Tensor
 
 from iroot_solve._completeness import PROBES
@@ -112,17 +114,17 @@ class Span(NamedTuple):
         """The term from which one plane is read; `None`: in none."""
         return coarse_from(self.exponent, self.kappa, self.tol) if self.one_plane else None
 
-    def sum(self, S: Tensor, W: Tensor, ws: SolveWorkspace, counted: Counted | None) -> SeriesResult:
+    def sum(self, matrix: PlaneMatrix, W: Tensor, counted: Counted | None) -> SeriesResult:
         """The series for W, B with probes unless `counted` knows of none."""
         return chebyshev_series(
-            PlaneMatrix.of(S, ws, "series"),
+            matrix,
             W,
             chebyshev_series_of(self.exponent, self.kappa),
             self.begin,
             self.end,
             exponent=float(self.exponent),
             tol=SHARE * self.tol,
-            ws=ws,
+            ws=matrix.ws,
             counted=counted,
             coarse=self.coarse,
             probes=PROBES if counted is None else 0,
@@ -156,12 +158,11 @@ def by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed: int, k
         The outcome. Cost: for every term S in planes is read once; one synchronisation every eight.
     """
     span = span._replace(low=max(span.low, span.high / MOST_KAPPA["chebyshev"]))
-    W = probed(B, ws, seed, True)
-    found = span.sum(S, W, ws, None)
+    W, matrix = probed(B, ws, seed, True), PlaneMatrix.of(S, ws, "series")
+    found = span.sum(matrix, W, None)
     kappa, more = kappa or span.high / span.low, span.more(found.terms)
     outcome = of_columns("chebyshev", found, W, span.exponent, kappa, PLANES, more)
-    outcome.backend = span.backend(found.terms)
-    return outcome
+    return _looked_at(outcome, matrix, S, span, kappa)
 
 
 def checked_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed: int) -> Outcome:
@@ -169,16 +170,56 @@ def checked_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace, seed
     span = span._replace(low=min(span.low, span.high / LEAST_RATIO), room=True)
     W, kappa = probed(B, ws, seed, True), span.high / span.low
     plan = plan_of("chebyshev", span.exponent, span.kappa, SHARE * span.tol, B.shape[-2])
-    found = span.sum(S, W, ws, plan.counted)
+    matrix = PlaneMatrix.of(S, ws, "series")
+    found = span.sum(matrix, W, plan.counted)
     outcome = checked("chebyshev", found, plan, W, span.exponent, kappa, PLANES, span.more(found.terms))
-    outcome.backend = span.backend(found.terms)
-    return outcome
+    return _looked_at(outcome, matrix, S, span, kappa)
 
 
 def fixed_by_planes(S: Tensor, B: Tensor, span: Span, ws: SolveWorkspace) -> Outcome:
     """The same without an error: as many terms as [low, high] needs."""
     terms = without_tail(chebyshev_series_of(span.exponent, span.kappa), SHARE * span.tol)
-    found = span.sum(S, B.contiguous(), ws, Counted(len(terms)))
+    found = span.sum(PlaneMatrix.of(S, ws, "series"), B.contiguous(), Counted(len(terms)))
     outcome = series_outcome("chebyshev", found, B, span.exponent, span.high / span.low, PLANES)
     outcome.error, outcome.backend = None, span.backend(found.terms)
     return outcome
+
+
+def _looked_at(outcome: Outcome, matrix: PlaneMatrix, S: Tensor, span: Span, kappa: float) -> Outcome:
+    """With what shifts the spectrum in its error."""
+    assert outcome.error is not None
+    outcome.error = outcome.error + shifted(matrix, S, outcome.Z, span.exponent, span.high / kappa, span.high)
+    outcome.backend = span.backend(outcome.steps)
+    return outcome
+
+
+def shifted(matrix: PlaneMatrix, S: Tensor, Z: Tensor, exponent: Fraction, low: float, high: float) -> Tensor:
+    """Relative error of Z `(b,)` float64, if what planes make of products with S is a shift of its spectrum.
+
+    Tensor cores cut sums off: where numbers of the diagonal are large and all others small, as of I − vvᵀ, what is left
+    is S + δ·I with |δ| up to 2^-20, the same in every term, which of the smallest eigenvalue is κ times as much. Of a
+    column z of Z that is an error of α·δ·S⁻¹z, δ = zᵀ(S' − S)z/zᵀz. S has its spectrum in [l, u], and λ^-2 is convex:
+    with m = zᵀSz/zᵀz and w = (u − m)/(u − l), ‖S⁻¹z‖² ≤ (w/l² + (1 − w)/u²)·‖z‖², which one small eigenvalue and a
+    z of it attain. Of most matrices and columns δ is next to nothing: sums are cut off upwards and downwards.
+
+    Args:
+        matrix: S in planes.
+        S: `(b, n, n)` float32.
+        Z: `(b, n, k)` float32.
+        exponent: α.
+        low, high: l and u.
+
+    Cost: a product with k columns from planes, and one in float32.
+    """
+    ws, tiny = matrix.ws, torch.finfo(Z.dtype).tiny
+    size = torch.linalg.vector_norm(Z, dim=-2, dtype=torch.float64)
+    unit = math.sqrt(Z.shape[-2]) / size.clamp_min(tiny)  # numbers as planes of columns are made for
+    here = ws.buffer("shifted", Z.shape, Z.dtype, Z.device).copy_(Z * unit.unsqueeze(-2))
+    planes, unused = (ws.buffer(f"shifted {name}", Z.shape, Z.dtype, Z.device).zero_() for name in ("planes", "sum"))
+    matrix.recurrence(here).term(here, planes, unused, 1.0, 0.0, 0.0, 0.0)
+    exact = Products("fp32", ws)(S, here, out=ws.buffer("shifted exact", Z.shape, Z.dtype, Z.device)).double()
+    delta, mean = ((here * M).sum(-2) / Z.shape[-2] for M in (planes - exact, exact))
+    w = ((high - mean) / (high - low)).clamp(0.0, 1.0)
+    errors = abs(float(exponent)) * delta * (w / low**2 + (1 - w) / high**2).sqrt_() * size
+    whole: Tensor = torch.linalg.vector_norm(errors, dim=-1) / torch.linalg.vector_norm(size, dim=-1).clamp_min(tiny)
+    return whole.nan_to_num(math.inf, math.inf)

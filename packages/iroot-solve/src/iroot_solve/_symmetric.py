@@ -37,9 +37,10 @@ TRUNCATION_SHARE = 0.1
 RECORDED_SHARE = 0.05
 # How much more a coarse last step may round than was measured: that depends on what is left for it to do.
 COARSE_SCATTER = 3.0
-# First steps in float64; how much more may be rounded after them than is measured for what condition they leave (log-
-# spaced spectra, κ = 1e4 … 1e6: 1.5 to 2.5 times for p = 1 and 2, 5 to 8 times for p = 4); and the least of that.
-MOST_WIDE, WIDE_SCATTER, LEAST_LEFT = (1, 2), 2.0, 10.0
+# First steps in float64; how much more is rounded after them than was measured for the condition that they leave, or p²
+# times, if that is more (an H200, log-spaced spectra, κ = 1e4 … 1e6, n = 512 … 4096: up to 5 times for p = 1, 13 for
+# p = 2, 21 for p = 4, half of that usually, and a little more with n; two values three times as much); the least of it.
+MOST_WIDE, WIDE_SCATTER, LEAST_LEFT = (1, 2), 5.0, 10.0
 
 
 def symmetric_candidates(
@@ -103,7 +104,7 @@ def wide_rounding(schedule: Schedule, wide: int, kappa: float) -> float:
     """
     lifted = math.prod(float(step(0.0)) ** schedule.p for step in schedule.steps[:wide])
     left, degree = max(kappa / lifted, LEAST_LEFT), max(schedule.steps[wide].degree, BEGINNINGS[0])
-    scatter = max(WIDE_SCATTER, schedule.p**2 / 2)
+    scatter = max(WIDE_SCATTER, schedule.p**2)
     return scatter * symmetric_rounding("fp16x3", 0, degree, left, schedule.exponent)
 
 

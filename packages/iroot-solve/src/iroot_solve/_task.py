@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from iroot_coeffs import Schedule
@@ -42,6 +42,7 @@ class Task:
         reduced: Whether `auto` may round more than float32 does, where that is enough.
         recorded: A graph repeats the calls: they are kernels, and the host is not there.
         formed: A is GᵀG, and was rounded when it was formed.
+        caution: How many times what was predicted an error was found to be.
     """
 
     n: int
@@ -57,6 +58,7 @@ class Task:
     reduced: bool = True
     recorded: bool = False
     formed: bool = False
+    caution: float = 1.0
 
     def ms(self, operation: str) -> float:
         """Predicted time of an operation on matrices of these shapes."""
@@ -101,7 +103,14 @@ class Task:
 
     def meets(self, error: float) -> bool:
         """Whether a predicted error, truncation and rounding together, leaves room for the estimate."""
-        return error <= self.tol / 2
+        return self.caution * error <= self.tol / 2
+
+    def after(self, error: float, predicted: float) -> Task:
+        """A task for a candidate that is held to what is seen now; by powers of two, so that choices repeat.
+
+        Nothing predicted to be as wrong as this one meets the tolerance then, if this one does not.
+        """
+        return replace(self, caution=2.0 ** math.ceil(math.log2(max(error / predicted, self.caution))))
 
     def check(self, strategy: str) -> None:
         """ValueError, naming the strategies that apply, unless `strategy` is one of them or auto."""
