@@ -1,9 +1,12 @@
 """The cost model: measured points, interpolated; costs that grow with what they count."""
 
 import json
+from fractions import Fraction
 
 import pytest
 from iroot_solve import _calibrate, _cost
+from iroot_solve._choose import choose
+from iroot_solve._task import Task
 
 SIZES = _cost.table()["n"]
 
@@ -103,3 +106,12 @@ def test_the_users_table_counts_on_the_machine_it_was_measured_on(empty_cache):
     _cost.cache_file().write_text("{")
     _cost.table.cache_clear()
     assert _cost.table() == shipped
+
+
+def test_few_triangular_matrices_are_solved_with_one_after_another():
+    """8 of 1024 take eight times what one takes, and longer than 64, which are one batch."""
+    one, few, many = (_cost.substitution_ms(1024, batch, 32, "cuda") for batch in (1, 8, 64))
+    assert few == pytest.approx(8 * one) and many < few
+    assert _cost.substitution_ms(32, 8, 32, "cuda") < 2 * _cost.substitution_ms(32, 1, 32, "cuda")
+    task = Task(1024, 1024, 8, Fraction(-1), 1e-4, False, device="cuda", symmetric=True)
+    assert choose(task, 1 / 3e3, 1.0, kappa=1e3).strategy == "materialize-root"

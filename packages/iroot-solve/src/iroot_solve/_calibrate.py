@@ -24,8 +24,8 @@ BATCHED = (16, 32, 64, 128, 256)
 SINGLE_CUDA = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # Of those the last is for products alone: eigenvalues of such a matrix take seconds.
 PRODUCTS_FROM = 8192
-BATCHED_CUDA = (16, 32, 64, 128, 256, 512)
-BATCH_CUDA = 256  # eigh of a batch takes seconds
+BATCHED_CUDA = (16, 32, 64, 128, 256, 512, 1024)
+BATCH_CUDA, NUMBERS_CUDA = 256, 2**26  # eigh of a batch takes seconds
 CACHE_BYTES = 16 << 20
 THIN_TERMS = 16
 
@@ -127,7 +127,9 @@ def _measure(n: int, many: bool, device: str = "cpu") -> dict[str, float]:
     """Milliseconds per matrix of every operation in both precisions, for one matrix or one of many."""
     found = {}
     for dtype, bits in ((torch.float32, 32), (torch.float64, 64)):
-        batch = max(64, CACHE_BYTES // (n * n * dtype.itemsize)) if device == "cpu" else BATCH_CUDA
+        numbers = n * n
+        cached = max(64, CACHE_BYTES // (numbers * dtype.itemsize))
+        batch = cached if device == "cpu" else min(BATCH_CUDA, NUMBERS_CUDA // numbers)
         batch = batch if many else 1
         G = torch.randn(batch, n, n, dtype=dtype, generator=torch.Generator().manual_seed(n)).to(device)
         A = torch.bmm(G, G.mT) / n + torch.eye(n, dtype=dtype, device=device)
