@@ -42,7 +42,7 @@ def solve_blind(problem: Problem, options: Options, ws: SolveWorkspace, Z: Tenso
     case = Case(problem, options, ws)
     case.look()
     low, high = _spectrum(case)
-    candidate, finite = _candidate(case, low, high), case.matrix.upper.isfinite()
+    candidate, finite = _candidate(case, low, high), case.matrix.upper < torch.inf
     if candidate.strategy in ("eigh", "cholesky"):
         case.matrix.blank()
     outcome = case.run(candidate, low, high)
@@ -119,7 +119,7 @@ def _judged(case: Case, outcome: Outcome, Z: Tensor, finite: Tensor) -> tuple[Te
     matrix, problem = case.matrix, case.problem
     found = case.certify_unread(outcome, Z).certificate
     if matrix.scales.right is not None:
-        finite = finite & matrix.scales.right.isfinite()
+        finite = finite & (matrix.scales.right < torch.inf)
     zero = matrix.upper == 0
     symmetric = matrix.defect <= symmetry_limit(problem)
     error = put(math.inf, ~(finite & symmetric), put(_of_zero(problem), zero, found.error))
@@ -138,5 +138,6 @@ def _of_zero(problem: Problem) -> float:
 def _ends(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     """(bound of λmax, estimate of λmin, ridge) in units of A; NaN where nobody looked."""
     matrix = case.matrix
-    low = torch.full_like(matrix.upper, math.nan) if case.ends is None else case.ends[0].double()
-    return torch.ldexp(matrix.upper, matrix.exponent), torch.ldexp(low, matrix.exponent), matrix.ridge
+    unit = torch.exp2(matrix.exponent.double())
+    low = torch.full_like(unit, math.nan) if case.ends is None else case.ends[0] * unit
+    return matrix.upper * unit, low, matrix.ridge

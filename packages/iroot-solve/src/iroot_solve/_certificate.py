@@ -69,7 +69,7 @@ class PlainMatrix:
         return torch.bmm(Z, self.whole)
 
     def residual(self, B: Tensor, Z: Tensor) -> Tensor:
-        return B - self.times(Z)
+        return torch.baddbmm(B, Z, self.whole, alpha=-1)
 
 
 def times_power(A: Matrix, q: int, Z: Tensor, B: Tensor | None) -> Tensor:
@@ -196,7 +196,7 @@ def appraise(values: Any, n: int, k: int, root: Root, exponent: Fraction) -> Cer
     amplification = norm * given / (size * math.sqrt(n))
     error = error + root.roundoff * xp.clip(amplification, 1.0, None)
     zero = (given == 0) & (size == 0)  # scaled to Z, a nonzero B may vanish
-    error = put(0.0, zero, put(math.inf, ~(error < math.inf), error))
+    error = put(0.0, zero, xp.nan_to_num(error, nan=math.inf, posinf=math.inf))
     return Certificate(error, put(0.0, zero, residual), amplification)
 
 
@@ -219,7 +219,9 @@ def _negative(rest: Any, size: Any, found: tuple[int, ...], s: int, share: float
     xp, M = namespace(rest), math.isqrt(rest.shape[1])
     gram = rest.reshape(-1, M, M)
     norms = xp.sqrt(xp.diagonal(gram, 0, 1, 2)).T / size
-    low, high = found.index((s + 1) // 2), found.index((s + 2) // 2 if s > 1 else 1)
+    if s == 1:  # all below comes to that
+        return (norms[0] + norms[1] if M > 1 else norms[0]), norms[0]
+    low, high = found.index((s + 1) // 2), found.index((s + 2) // 2)
     middle = xp.maximum(xp.sqrt(xp.abs(gram[:, low, high])) / size, share * xp.sqrt(norms[low] * norms[high]))
     smallest = xp.minimum(middle, s * xp.amin(norms[: len(found)], 0))
     error = _root_error(smallest, s)
