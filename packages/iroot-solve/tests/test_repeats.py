@@ -6,6 +6,7 @@ import pytest
 import torch
 from iroot_solve import IrootError, SolveWorkspace, _spectrum, solve_spd
 from iroot_solve._repeats import MOST_KINDS, RECORDED_FROM, Repeat
+from iroot_solve._task import Candidate
 
 REPLAYED = ", replayed"
 STRATEGIES = ["auto", "materialize-root"]  # on a CPU `auto` factorises matrices this small
@@ -119,13 +120,14 @@ def test_an_answer_in_place_of_the_matrix_when_the_replay_has_none(spd, truth, d
 
 def test_slightly_worse_than_predicted_is_recorded_with_more_caution():
     """An estimate of six times what was predicted: eight times. One of another kind, or no prediction: not again."""
-    known = Repeat(100.0, calls=5, predicted=1e-5, replay=object())
+    chosen = Candidate("materialize-root", "fp16x3", None, 1.0, 1.0, 1e-5, True)
+    known = Repeat(100.0, calls=5, chosen=chosen, replay=object())
     known.failed(6e-5, 1e-4)
     assert known.caution == 8.0 and known.replay is None and known.calls == 0 and not known.curious
     known.wary(4.0)
     assert known.caution == 8.0
-    for error, predicted in ((1e-3, 1e-5), (float("inf"), 1e-5), (float("nan"), 1e-5), (6e-5, 0.0)):
-        known = Repeat(100.0, calls=5, predicted=predicted, replay=object())
+    for error, way in ((1e-3, chosen), (float("inf"), chosen), (float("nan"), chosen), (6e-5, None)):
+        known = Repeat(100.0, calls=5, chosen=way, replay=object())
         known.failed(error, 1e-4)
         assert known.caution == 1.0 and known.replay is None and known.calls == -float("inf")
 

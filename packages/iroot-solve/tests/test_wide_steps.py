@@ -16,7 +16,7 @@ from iroot_solve._choose import candidates, choose
 from iroot_solve._formed_root import root_action, root_parts
 from iroot_solve._iterate import Iteration
 from iroot_solve._symmetric import MOST_WIDE, symmetric_steps, wide_rounding
-from iroot_solve._task import Task
+from iroot_solve._task import Candidate, Task
 
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
 N = 64
@@ -153,14 +153,35 @@ def test_the_next_rung_takes_more_steps_in_float64(device, with_spectrum, monkey
     assert _error(found.Z, _truth(A, Fraction(-1, 2))) <= 1e-5
 
 
+@quiet
+@pytest.mark.parametrize("p", [3, 4])
+def test_there_is_an_end_of_rungs(device, with_spectrum, monkeypatch, p):
+    """Where the estimate is of something that no caution mends, a few rungs lead to float64."""
+    seen, judged = [], _case.Case.certify
+
+    def certify(case, outcome, out):
+        seen.append(outcome.precision)
+        verdict = judged(case, outcome, out)
+        worse = 0.0 if outcome.precision == "fp64" else 7e-5
+        return verdict._replace(certificate=verdict.certificate._replace(error=verdict.certificate.error + worse))
+
+    monkeypatch.setattr(_case.Case, "certify", certify)
+    A = _matrix(with_spectrum, 1e4)
+    for strategy, B in (("materialize-root", None), ("direct-solve", torch.ones(N, 3))):
+        seen.clear()
+        found = solve_spd(A, B, p_val=p, strategy=strategy)
+        assert found.stats.status == "converged" and found.stats.precision == "fp64" and 2 <= len(seen) <= 5
+
+
 def test_caution():
-    """By powers of two, never less than before, and such that what was wrong is not predicted to do again."""
-    task = replace(ROOT, tol=1e-4)
-    wary = task.after(6e-5, 1e-5)
-    assert wary.caution == 8.0 and not wary.meets(1e-5) and wary.meets(6e-6)
-    assert wary.after(6e-5, 6e-5).caution == 8.0
+    """Of what is rounded, not of what is truncated, by powers of two; in float64 none."""
+    schedule = symmetric_steps(ROOT, 1e-5, 1.0, False, 4)
+    c = Candidate("materialize-root", "fp16x3", schedule, 9.0, 1.0, schedule.error + 1e-5, True, wide=1)
+    assert c.caution_of(schedule.error + 6e-5) == 8.0 and c.caution_of(1e-6) == 1.0
+    assert c.with_caution(8.0) == pytest.approx(schedule.error + 8e-5)
+    assert replace(c, precision="fp64").with_caution(8.0) == c.error
     one = choose(replace(ROOT, recorded=True), 0.5e-5, 1.0, "materialize-root", 1e5)
-    two = fastest(replace(ROOT, recorded=True, caution=16.0), 0.5e-5, 1.0, 1e5, ("materialize-root",))
+    two = fastest(replace(ROOT, recorded=True, caution=8.0), 0.5e-5, 1.0, 1e5, ("materialize-root",))
     assert (one.wide, two.wide) == (1, 2) and two.error < one.error / 4
 
 

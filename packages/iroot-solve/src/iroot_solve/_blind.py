@@ -98,7 +98,7 @@ def fastest(
         for candidate in candidates(task, low, high, kappa)
         if candidate.strategy in names and (len(names) == 1 or _recorded(candidate))
     ]
-    good = [candidate for candidate in found if task.caution * candidate.error <= ROOM * task.tol]
+    good = [c for c in found if c.with_caution(task.caution) <= ROOM * task.tol]
     return good[0] if good else min(found, key=lambda c: (c.error, c.milliseconds))
 
 

@@ -157,7 +157,7 @@ def choose(task: Task, low: float, high: float, strategy: str = "auto", kappa: f
         named = [c for c in found if c.symmetric or not (task.quiet and c.strategy in READING)]
     else:
         named = [c for c in found if c.strategy == strategy]
-    good = [c for c in named if task.meets(c.error)]
+    good = [c for c in named if task.meets(c.with_caution(task.caution))]
     return good[0] if good else min(named, key=lambda c: (c.error, c.milliseconds))
 
 

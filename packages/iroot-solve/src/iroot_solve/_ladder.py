@@ -40,7 +40,7 @@ class Ledger:
         products: Work of all rungs.
         steps: Steps of all rungs.
         strategy, precision, schedule, backend: Of the last rung.
-        caution: How many times what was predicted an error was found to be, where that was worth a rung of its own.
+        caution: How many times what was predicted was rounded, where that was worth a rung of its own.
     """
 
     Z: Tensor
@@ -116,9 +116,9 @@ class Ledger:
 
 
 def planned(case: Case, candidate: Candidate, low: float, high: float) -> Outcome:
-    """What a candidate makes of the case, with the error that it was chosen for."""
+    """What a candidate makes of the case."""
     outcome = case.run(candidate, low, high)
-    outcome.predicted = candidate.error
+    outcome.chosen = candidate
     return outcome
 
 
@@ -219,15 +219,15 @@ def _judge(case: Case, ledger: Ledger, rows: Array, outcome: Outcome, doubtful: 
 def _less_rounded(
     case: Case, ledger: Ledger, outcome: Outcome, error: float, low: float, high: float
 ) -> Candidate | None:
-    """Of what rounds like symmetric products in two planes, or less, where they were off by little: what meets the
-    tolerance if it is as much worse than predicted as they were. Nothing, where only float64 does."""
-    task, options = case.task, case.options
+    """After products in two planes that were off by little: what meets the tolerance if all that is rounded is as much
+    more than predicted as theirs; `None` where nothing does. Caution grows from rung to rung: there is an end."""
+    task, options, chosen = case.task, case.options, outcome.chosen
     off = error <= SLIGHT * task.tol and outcome.precision == PLANES and task.precisions[0] == "fp32"
-    if not off or outcome.reduced or not outcome.predicted or case.problem.gram is not None:
+    if chosen is None or not off or outcome.reduced or case.problem.gram is not None:
         return None
-    cautious = task.after(error, outcome.predicted)
-    ledger.caution = max(ledger.caution, cautious.caution)
-    return choose(cautious, low, high, options.strategy, case.kappa)
+    ledger.caution = max(ledger.caution, chosen.caution_of(error))
+    found = choose(replace(task, caution=ledger.caution), low, high, options.strategy, case.kappa)
+    return found if task.meets(found.with_caution(ledger.caution)) else None
 
 
 def _next_rung(case: Case, outcome: Outcome, low: float, high: float) -> Candidate | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from iroot_coeffs import Step
@@ -11,6 +12,9 @@ from iroot_kernels import Workspace
 from torch import Tensor
 
 from iroot_solve._certificate import Root
+
+if TYPE_CHECKING:
+    from iroot_solve._task import Candidate
 
 
 @dataclass
@@ -37,7 +41,7 @@ class Outcome:
         holds: Buffers that `again` needs as they are.
         backend: What computed the products, and why.
         reduced: They were rounded more than float32's, because that was predicted to be enough.
-        predicted: The error that it was chosen for; 0 where it was not chosen.
+        chosen: What it is an outcome of, where that was a choice.
     """
 
     Z: Tensor
@@ -59,4 +63,4 @@ class Outcome:
     holds: tuple[Tensor, ...] = ()
     backend: str = "torch"
     reduced: bool = False
-    predicted: float = 0.0
+    chosen: Candidate | None = None

@@ -57,8 +57,8 @@ class Repeat:
         calls: With that condition.
         times: How often it was recorded.
         hopeless: No graph would be as good as the usual way.
-        caution: How many times what was predicted an error was found to be.
-        predicted: The error that the recorded call was chosen for.
+        caution: How many times what was predicted is rounded, as far as is known.
+        chosen: The way of the recorded call.
         replay: The recorded call, which returns its result and what is read of it.
     """
 
@@ -67,7 +67,7 @@ class Repeat:
     times: int = 0
     hopeless: bool = False
     caution: float = 1.0
-    predicted: float = 0.0
+    chosen: Candidate | None = None
     replay: Replay[Any] | None = None
 
     def saw(self, kappa: float) -> None:
@@ -129,13 +129,13 @@ class Repeat:
 
     def failed(self, error: float, tol: float) -> None:
         """What was recorded left this estimate."""
-        if error <= SLIGHT * tol and self.predicted:
-            self.wary(2.0 ** math.ceil(math.log2(error / self.predicted)))
+        if error <= SLIGHT * tol and self.chosen is not None:
+            self.wary(max(self.chosen.caution_of(error), 2 * self.caution))
         else:
             self.give_up()
 
     def wary(self, caution: float) -> None:
-        """An error was so many times what was predicted."""
+        """So many times what was predicted was rounded."""
         if caution > self.caution:
             self.caution = caution
             self.harder()
@@ -221,7 +221,7 @@ def _recorded(repeat: Repeat, problem: Problem, options: Options, solver: Solver
     found = fastest(task, 1 / (2 * kappa), 1.0, kappa, recordable(task, settings.strategy))
     if not _worthwhile(problem, settings, task, found):
         return None
-    repeat.predicted = found.error
+    repeat.chosen = found
     call = {"problem": without_numbers(problem), "options": settings, "solver": solver}
     return Replay(_deferred, (problem.A, problem.B), SolveWorkspace(), call)
 
@@ -240,7 +240,7 @@ def _worthwhile(problem: Problem, options: Options, task: Task, found: Candidate
     usual = replace(task, recorded=False, reduced=True)
     ms = choose(usual, 1 / options.kappa_max, 1.0, options.strategy, options.kappa_max).milliseconds
     fits = problem.A.numel() <= LARGEST or found.strategy == "chebyshev"
-    return fits and task.meets(found.error) and found.milliseconds < ms
+    return fits and task.meets(found.with_caution(task.caution)) and found.milliseconds < ms
 
 
 def _deferred(

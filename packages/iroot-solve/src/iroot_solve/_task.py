@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 from iroot_coeffs import Schedule
@@ -42,7 +42,7 @@ class Task:
         reduced: Whether `auto` may round more than float32 does, where that is enough.
         recorded: A graph repeats the calls: they are kernels, and the host is not there.
         formed: A is GᵀG, and was rounded when it was formed.
-        caution: How many times what was predicted an error was found to be.
+        caution: How many times what was predicted is rounded, as far as is known.
     """
 
     n: int
@@ -103,14 +103,7 @@ class Task:
 
     def meets(self, error: float) -> bool:
         """Whether a predicted error, truncation and rounding together, leaves room for the estimate."""
-        return self.caution * error <= self.tol / 2
-
-    def after(self, error: float, predicted: float) -> Task:
-        """A task for a candidate that is held to what is seen now; by powers of two, so that choices repeat.
-
-        Nothing predicted to be as wrong as this one meets the tolerance then, if this one does not.
-        """
-        return replace(self, caution=2.0 ** math.ceil(math.log2(max(error / predicted, self.caution))))
+        return error <= self.tol / 2
 
     def check(self, strategy: str) -> None:
         """ValueError, naming the strategies that apply, unless `strategy` is one of them or auto."""
@@ -144,3 +137,17 @@ class Candidate:
     symmetric: bool = False
     coarse: int = 0
     wide: int = 0
+
+    @property
+    def truncated(self) -> float:
+        """Of the error, what is not rounding."""
+        return self.schedule.error if isinstance(self.schedule, Schedule) else 0.0
+
+    def with_caution(self, caution: float) -> float:
+        """The error, where so many times what was predicted is rounded; in float64 there are no surprises."""
+        return self.error if self.precision == "fp64" else self.truncated + caution * (self.error - self.truncated)
+
+    def caution_of(self, error: float) -> float:
+        """The caution with which it would have been this error, or more: a power of two, so that choices repeat."""
+        rounded = max(self.error - self.truncated, 2.0**-53)
+        return 2.0 ** math.ceil(math.log2(max((error - self.truncated) / rounded, 1.0)))
