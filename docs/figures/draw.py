@@ -193,7 +193,7 @@ def shipped_times() -> Iterator[None]:
 
 # Pictures of committed runs, copied.
 RUNS = Path(__file__).parents[2] / "benchmark_results" / "runs"
-COPIES = {"strategies_gpu": RUNS / "2026-11-26_strategy-map_h200_a7df5f6" / "plots" / "map.svg"}
+COPIES = {"strategies_gpu": RUNS / "2026-11-26_strategy-map_h200_601706a" / "plots" / "map.svg"}
 FIGURES: dict[str, Callable[[], Figure]] = {
     "equioscillation": equioscillation,
     "spectrum_steps": spectrum_steps,
