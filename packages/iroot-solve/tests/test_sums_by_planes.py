@@ -172,6 +172,9 @@ def test_what_a_shift_is_of_z(planes, with_spectrum, rhs):
     assert float(shifted(matrix, S, Z, Fraction(-1, 2), low, 1.0)) == pytest.approx(float(expected), rel=2e-2)
     assert float(shifted(matrix, S, torch.zeros_like(Z), Fraction(-1, 2), low, 1.0)) == 0.0
     assert float(shifted(matrix, S, Z * torch.nan, Fraction(-1, 2), low, 1.0)) == math.inf
+    same = torch.eye(N)[None]  # κ = 1: no interval
+    found = shifted(PlaneMatrix.of(same * (1 + shift), ws), same, rhs(1, N, K), Fraction(-1, 2), 1.0, 1.0)
+    assert float(found) == pytest.approx(0.5 * shift, rel=2e-2)
 
 
 # Where one plane begins -----------------------------------------------------------------------------------------------

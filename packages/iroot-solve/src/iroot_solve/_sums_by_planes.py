@@ -219,7 +219,7 @@ def shifted(matrix: PlaneMatrix, S: Tensor, Z: Tensor, exponent: Fraction, low: 
     matrix.recurrence(here).term(here, planes, unused, 1.0, 0.0, 0.0, 0.0)
     exact = Products("fp32", ws)(S, here, out=ws.buffer("shifted exact", Z.shape, Z.dtype, Z.device)).double()
     delta, mean = ((here * M).sum(-2) / Z.shape[-2] for M in (planes - exact, exact))
-    w = ((high - mean) / (high - low)).clamp(0.0, 1.0)
+    w = ((high - mean) / max(high - low, tiny)).clamp_(0.0, 1.0)
     errors = abs(float(exponent)) * delta * (w / low**2 + (1 - w) / high**2).sqrt_() * size
     whole: Tensor = torch.linalg.vector_norm(errors, dim=-1) / torch.linalg.vector_norm(size, dim=-1).clamp_min(tiny)
     return whole.nan_to_num(math.inf, math.inf)
