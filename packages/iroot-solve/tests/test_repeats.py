@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from iroot_solve import IrootError, SolveWorkspace, _spectrum, solve_spd
+from iroot_solve import IrootError, SolveWorkspace, _blind, _spectrum, solve_spd
 from iroot_solve._repeats import MOST_KINDS, RECORDED_FROM, Repeat
 from iroot_solve._task import Candidate
 
@@ -143,6 +143,18 @@ def test_a_call_with_caution_takes_what_is_predicted_to_be_better(spd, monkeypat
     solve_spd(A, None, **settings)
     solve_spd(A, None, p_val=4, **settings)
     assert seen == [1.0, 16.0, 1.0]
+
+
+def test_a_call_is_recorded_with_the_caution_of_its_kind(spd, monkeypatch, place):
+    seen, A, ws = [], spd(96, 50.0).to(place), SolveWorkspace()
+    fastest = _blind.fastest
+    monkeypatch.setattr(_blind, "fastest", lambda task, *rest: seen.append(task.caution) or fastest(task, *rest))
+    settings = {"strategy": "materialize-root", "kappa_max": 60.0, "workspace": ws}
+    solve_spd(A, None, **settings)
+    ws.repeats[next(iter(ws.repeats))].wary(2.0)
+    for _ in range(RECORDED_FROM):
+        found = solve_spd(A, None, **settings)
+    assert found.stats.backend.endswith(REPLAYED) and set(seen) == {2.0}
 
 
 def test_without_a_workspace_nothing_is_recorded(spd, place):

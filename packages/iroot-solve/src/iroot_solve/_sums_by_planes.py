@@ -5,7 +5,8 @@ in one 0.055 (float32: 0.2 to 0.35). Measured against eigendecompositions (log-s
 a lone small eigenvalue; κ = 10 … 10⁴, n = 1024 and 4096, p = 2 and 4), random B: rounding leaves 0.03 … 0.3·u at κ = 10
 and 0.01 … 0.18·κ·u/p beyond, u = 2^-22. For B of the 16 top eigenvectors it is up to 3.5·κ·u/p, as f(A) leaves less of
 them: the absolute error is the same. Hence 16 random columns beside B, which show what f(A) makes of any. And where all
-but one eigenvalue are the same it is up to 4·κ·u/p, whatever B is: hence a look at what planes make of Z (`shifted`).
+but one small eigenvalue are the same it is up to 4·κ·u/p of what that has in Z: hence a look at what planes make of Z
+(`shifted`).
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ RECORDED_SHARE = 0.05
 # How much more a coarse last step may round than was measured: that depends on what is left for it to do.
 COARSE_SCATTER = 3.0
 # First steps in float64; how much more is rounded after them than was measured for the condition that they leave, or p²
-# times, if that is more (an H200, log-spaced spectra, κ = 1e4 … 1e6, n = 512 … 4096: up to 5 times for p = 1, 13 for
-# p = 2, 21 for p = 4, half of that usually, and a little more with n; two values three times as much); the least of it.
+# times, if that is more (an H200, κ = 1e4 … 1e6, n = 512 … 4096, p = 1, 2, 4: of log-spaced spectra 3, 4 and 7 times in
+# the median, at most 6, 14 and 21, growing a little with n; of two values 5, 5, 6, at most 20, 37, 117); its least.
 MOST_WIDE, WIDE_SCATTER, LEAST_LEFT = (1, 2), 5.0, 10.0
 
 
